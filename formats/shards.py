@@ -1,0 +1,301 @@
+"""The dual shard: one file that is a Zarr v3 shard and an HDF5 file.
+
+HDF5 stores the chunks; the Zarr index lies in HDF5's user block and names the chunks' places. HDF5 skips its user
+block, Zarr ignores bytes that its index does not name. In the user block the index survives an HDF5 `r+` open;
+appended at the end of the file it would be cut off, because HDF5 truncates a file to the end that it knows.
+
+A shard is written under a temporary name, synced and renamed: whole or absent, and never written again. A chunk that
+holds only the fill value 0 is stored in neither view; a shard of nothing else is no file at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+import zstandard
+from numpy.typing import DTypeLike, NDArray
+
+from nissl.errors import NisslError, NoSpaceError
+from nissl.formats.codec import HDF5_ZSTD_FILTER, ZstdCodec, decode
+from nissl.formats.grid import Index, ShardGrid
+from nissl.formats.shard_index import (
+    MISSING,
+    decode_index,
+    empty_index,
+    encode_index,
+    index_nbytes,
+    user_block_nbytes,
+)
+
+DATASET = "voxels"
+"""Name of the one HDF5 dataset in a shard."""
+
+_ANNEX_POINTER = b"/annex/objects/"  # what git-annex leaves in the place of an unlocked file whose content is elsewhere
+
+
+class AbsentShardError(NisslError):
+    """A shard that the dataset knows is not on this machine. Its voxels are unknown, not zero."""
+
+
+class DamagedShardError(NisslError):
+    """A shard's index or chunk contradicts its checksum, or the file is cut short."""
+
+
+@dataclass(frozen=True)
+class ShardIdentity:
+    """What a shard found alone says about itself: HDF5 attributes of its dataset."""
+
+    array: str
+    """Path of the array within its image, with the image's name: `sub-01_BF.ome.zarr/0`."""
+    level: int
+    axes: tuple[str, ...]
+    voxel_size_um: tuple[float, ...]
+    """Spacing along the spatial axes of `axes`, in um."""
+
+
+class ShardWriter:
+    """Writes one dual shard. Use as a context manager: leaving it normally publishes the file, an exception removes it.
+
+    Chunks may come in any order, each at most once, from one thread.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        grid: ShardGrid,
+        shard: Index,
+        dtype: DTypeLike,
+        codec: ZstdCodec,
+        identity: ShardIdentity,
+    ) -> None:
+        self.path = path
+        self._grid = grid
+        self._box = grid.shard_box(shard)
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._index = empty_index(grid.chunk_count)
+        self._written = 0
+        with _plain_disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = h5py.File(
+                self._temporary, "w", libver="latest", userblock_size=user_block_nbytes(grid.chunk_count)
+            )
+            try:
+                shape = hdf5_shape(grid, shard)
+                self._dataset = _create_dataset(self._file, shape, grid.chunk_shape, np.dtype(dtype), codec)
+                attributes = self._dataset.attrs
+                attributes["array"] = identity.array
+                attributes["level"] = identity.level
+                attributes["axes"] = list(identity.axes)
+                attributes["voxel_size"] = identity.voxel_size_um
+                attributes["voxel_size_unit"] = "micrometer"
+                attributes["origin"] = self._box.start
+                attributes["extent"] = self._box.shape
+                attributes["array_shape"] = grid.array_shape
+            except BaseException:
+                self.abort()
+                raise
+
+    def write_chunk(self, chunk: Index, payload: bytes) -> None:
+        """Store the encoded bytes of `chunk` (its index within the shard)."""
+        origin = tuple(i * c for i, c in zip(chunk, self._grid.chunk_shape, strict=True))
+        with _plain_disk_errors(self.path):
+            self._dataset.id.write_direct_chunk(origin, payload)
+        self._written += 1
+
+    def close(self) -> bool:
+        """Publish the shard; returns whether there is one (a shard without chunks is not written)."""
+        if not self._written:
+            self.abort()
+            return False
+        with _plain_disk_errors(self.path):
+            places: list[h5py.h5d.StoreInfo] = []
+            self._dataset.id.chunk_iter(places.append)
+            self._file.close()
+            per = self._grid.chunks_per_shard
+            for place in places:
+                chunk = tuple(o // c for o, c in zip(place.chunk_offset, self._grid.chunk_shape, strict=True))
+                self._index[np.ravel_multi_index(chunk, per)] = (place.byte_offset, place.size)
+            descriptor = os.open(self._temporary, os.O_RDWR)
+            try:
+                _check_first_frame(descriptor, places[0].byte_offset, self.path)
+                os.pwrite(descriptor, encode_index(self._index), 0)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            self._temporary.rename(self.path)
+            sync_folder(self.path.parent)
+        return True
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        # Closing flushes, and flushing to a full disk fails again: the file goes away in any case.
+        with contextlib.suppress(OSError, RuntimeError):
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.abort()
+            return
+        try:
+            self.close()
+        except BaseException:
+            self.abort()
+            raise
+
+
+class ShardReader:
+    """Reads chunks of one shard with one `pread` each; no HDF5 or Zarr library is in the way.
+
+    Safe to share between threads. Raises AbsentShardError when the content is not on this machine, DamagedShardError
+    when the index does not agree with its checksum, FileNotFoundError when no such shard was ever written.
+    """
+
+    def __init__(self, path: Path, grid: ShardGrid) -> None:
+        self.path = path
+        self._grid = grid
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            if path.is_symlink():
+                raise AbsentShardError(_absent(path)) from None
+            raise
+        try:
+            head = os.pread(self._descriptor, index_nbytes(grid.chunk_count), 0)
+            if head.startswith(_ANNEX_POINTER):
+                raise AbsentShardError(_absent(path))
+            try:
+                self._index = decode_index(head)
+                if len(self._index) != grid.chunk_count:
+                    raise ValueError(f"{len(self._index)} entries instead of {grid.chunk_count}")
+            except ValueError as error:
+                raise DamagedShardError(
+                    f"{path} is damaged ({error}): check it with `git annex fsck` and get it again"
+                ) from None
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def place(self, chunk: Index) -> tuple[int, int] | None:
+        """(offset, nbytes) in the file of `chunk` (its index within the shard), None where it holds only fill value."""
+        offset, nbytes = self._index[int(np.ravel_multi_index(chunk, self._grid.chunks_per_shard))].tolist()
+        return None if offset == MISSING else (offset, nbytes)
+
+    def payload(self, chunk: Index) -> bytes | None:
+        """The encoded bytes of `chunk`, None where it holds only fill value."""
+        place = self.place(chunk)
+        if place is None:
+            return None
+        offset, nbytes = place
+        payload = os.pread(self._descriptor, nbytes, offset)
+        if len(payload) != nbytes:
+            raise DamagedShardError(f"{self.path} is cut short: chunk {chunk} lies beyond its end, get it again")
+        return payload
+
+    def chunk(self, chunk: Index, dtype: np.dtype[Any]) -> NDArray[Any] | None:
+        """The voxels of `chunk`, in the grid's chunk shape; None where it holds only fill value."""
+        payload = self.payload(chunk)
+        if payload is None:
+            return None
+        try:
+            voxels = np.frombuffer(decode(payload), dtype=dtype.newbyteorder("<"))
+            return voxels.reshape(self._grid.chunk_shape)
+        except (zstandard.ZstdError, ValueError) as error:
+            raise DamagedShardError(f"{self.path} is damaged in chunk {chunk} ({error}): get it again") from None
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def __enter__(self) -> ShardReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, document: Mapping[str, object]) -> None:
+    """Write a small JSON document whole or not at all."""
+    temporary = path.with_name(f".{path.name}.part")
+    with _plain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(document, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+
+
+def hdf5_shape(grid: ShardGrid, shard: Index) -> Index:
+    """Shape of the HDF5 dataset in a shard: the voxels that exist, but never less than a chunk.
+
+    HDF5 refuses a chunk that is larger than its dataset; the voxels beyond the attribute `extent` are then padding.
+    """
+    return tuple(map(max, grid.shard_box(shard).shape, grid.chunk_shape))
+
+
+def _create_dataset(
+    file: h5py.File, shape: Index, chunk_shape: Index, dtype: np.dtype[Any], codec: ZstdCodec
+) -> h5py.Dataset:
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_chunk(chunk_shape)
+    layout.set_filter(HDF5_ZSTD_FILTER, h5py.h5z.FLAG_OPTIONAL, (codec.level,))
+    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    layout.set_attr_creation_order(h5py.h5p.CRT_ORDER_TRACKED)
+    little_endian = h5py.h5t.py_create(dtype.newbyteorder("<"))
+    space = h5py.h5s.create_simple(shape)
+    return h5py.Dataset(h5py.h5d.create(file.id, DATASET.encode(), little_endian, space, layout))
+
+
+def _check_first_frame(descriptor: int, offset: int, path: Path) -> None:
+    # HDF5 before 1.14.4 reports addresses without the user block; an index of such addresses would be wrong silently.
+    if os.pread(descriptor, 4, offset) != zstandard.FRAME_HEADER:
+        raise DamagedShardError(
+            f"{path}: HDF5 {h5py.version.hdf5_version} reports wrong chunk addresses, install h5py 3.12 or newer"
+        )
+
+
+def _absent(path: Path) -> str:
+    return f"{path} is not on this machine: bring it here with `datalad get {path.name}` in {path.parent}"
+
+
+_FULL = re.compile(r"errno = (28|122)\b")  # how HDF5 words ENOSPC and EDQUOT
+
+
+@contextlib.contextmanager
+def _plain_disk_errors(path: Path) -> Iterator[None]:
+    """A full disk, said plainly; HDF5 hides the error number in its text."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _FULL.search(str(error))
+        if full:
+            raise NoSpaceError(
+                f"no space left on the device while writing {path}: free some space and run the command again"
+            ) from None
+        raise

@@ -1,0 +1,89 @@
+"""What a source of planes must offer, and how the files of a stack are put in order.
+
+A source is read by several processes at once: it is a small picklable value, and opens its files where it is used.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nissl.errors import NisslError
+
+
+class StackError(NisslError):
+    """A stack that cannot become an image as it is: the message names the plane, the file and the remedy."""
+
+
+class PlaneSource(Protocol):
+    """A z-stack that can be read in parts."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files it is read from, in plane order."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(planes, height, width) in voxels."""
+
+    @property
+    def channels(self) -> int | None:
+        """Samples per voxel of a colour image (3 for RGB), None for a grey one."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def whole_rows(self) -> bool:
+        """Whether reading a part of a row costs as much as reading all of it (strips instead of tiles)."""
+
+    def read(self, plane: int, rows: range, columns: range) -> NDArray[Any]:
+        """Voxels of one plane, shape (channels or 1, rows, columns), in native byte order."""
+
+    def close(self) -> None:
+        """Close the files that reading opened in this process."""
+
+
+def order_planes(files: Sequence[Path]) -> list[Path | None]:
+    """The files in the order of the numbers in their names (`z2` before `z10`), with None where a number is missing.
+
+    The plane number is the one number in which the names differ; names that differ otherwise have no gaps to find.
+    """
+    ordered = sorted(files, key=lambda path: (_pieces(path.name), str(path)))
+    numbers = _plane_numbers([path.name for path in ordered])
+    if numbers is None:
+        return list(ordered)
+    planes: list[Path | None] = []
+    for number, path in zip(numbers, ordered, strict=True):
+        while planes and numbers[0] + len(planes) < number:
+            planes.append(None)
+        planes.append(path)
+    return planes
+
+
+def _pieces(name: str) -> list[tuple[int, int, str]]:
+    """`z10.tif` as comparable pieces, numbers by value."""
+    return [(0, int(piece), "") if piece.isdigit() else (1, 0, piece) for piece in re.split(r"(\d+)", name)]
+
+
+def _plane_numbers(names: list[str]) -> list[int] | None:
+    """The plane number of each name, None where the names do not follow one pattern with one varying number."""
+    if len(names) < 3:  # two files say nothing about what lies between them
+        return None
+    pieces = [_pieces(name) for name in names]
+    if len({len(parts) for parts in pieces}) != 1:
+        return None
+    varying = [column for column in range(len(pieces[0])) if len({parts[column] for parts in pieces}) > 1]
+    if len(varying) != 1 or pieces[0][varying[0]][0] != 0:
+        return None
+    numbers = [parts[varying[0]][1] for parts in pieces]
+    steps = [b - a for a, b in itertools.pairwise(numbers)]
+    # A stack numbered 0, 5, 10 (a z position in um, say) has no gaps; a gap is a step that most others are not.
+    usual = max(set(steps), key=steps.count)
+    return numbers if usual == 1 and min(steps) > 0 else None
