@@ -1,7 +1,9 @@
 """The one compression that Zarr v3 and HDF5 share byte for byte: a bare zstd frame.
 
 Zarr's `zstd` codec and HDF5's registered filter 32015 both store exactly one zstd frame per chunk. Frames carry their
-content checksum, so a flipped bit is an error in every reader. (`gzip` would not do: the two wrap deflate differently.)
+content checksum, so a flipped bit is an error in every Zarr reader. HDF5's usual zstd filter does not look at the result
+of decompressing (hdf5plugin 7.1 hands out the garbage as voxels), so HDF5's chunks also end in HDF5's own Fletcher-32
+checksum; the Zarr index leaves these four bytes out. (`gzip` would not do: the two wrap deflate differently.)
 """
 
 from __future__ import annotations
@@ -10,12 +12,15 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
+import imagecodecs
 import zstandard
 
 ReadableBuffer = bytes | memoryview
 
 HDF5_ZSTD_FILTER = 32015
 """Number of the zstd filter in The HDF Group's registry of filters."""
+
+HDF5_CHECKSUM_BYTES = 4
 
 _threads = threading.local()  # zstandard's objects must not be shared between threads
 
@@ -38,6 +43,11 @@ class ZstdCodec:
     def zarr(self) -> dict[str, Any]:
         """The codec as Zarr v3 metadata names it."""
         return {"name": "zstd", "configuration": {"level": self.level, "checksum": True}}
+
+
+def hdf5_checksum(payload: bytes) -> bytes:
+    """What HDF5's Fletcher-32 filter appends to `payload`."""
+    return int(imagecodecs.h5checksum_fletcher32(payload)).to_bytes(HDF5_CHECKSUM_BYTES, "little")
 
 
 def decode(payload: ReadableBuffer) -> bytes:

@@ -27,7 +27,7 @@ import zstandard
 from numpy.typing import DTypeLike, NDArray
 
 from nissl.errors import NisslError, NoSpaceError
-from nissl.formats.codec import HDF5_ZSTD_FILTER, ZstdCodec, decode
+from nissl.formats.codec import HDF5_CHECKSUM_BYTES, HDF5_ZSTD_FILTER, ZstdCodec, decode, hdf5_checksum
 from nissl.formats.grid import Index, ShardGrid
 from nissl.formats.shard_index import (
     MISSING,
@@ -110,7 +110,7 @@ class ShardWriter:
         """Store the encoded bytes of `chunk` (its index within the shard)."""
         origin = tuple(i * c for i, c in zip(chunk, self._grid.chunk_shape, strict=True))
         with _plain_disk_errors(self.path):
-            self._dataset.id.write_direct_chunk(origin, payload)
+            self._dataset.id.write_direct_chunk(origin, payload + hdf5_checksum(payload))
         self._written += 1
 
     def close(self) -> bool:
@@ -125,7 +125,7 @@ class ShardWriter:
             per = self._grid.chunks_per_shard
             for place in places:
                 chunk = tuple(o // c for o, c in zip(place.chunk_offset, self._grid.chunk_shape, strict=True))
-                self._index[np.ravel_multi_index(chunk, per)] = (place.byte_offset, place.size)
+                self._index[np.ravel_multi_index(chunk, per)] = (place.byte_offset, place.size - HDF5_CHECKSUM_BYTES)
             descriptor = os.open(self._temporary, os.O_RDWR)
             try:
                 _check_first_frame(descriptor, places[0].byte_offset, self.path)
@@ -265,7 +265,7 @@ def _create_dataset(
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_chunk(chunk_shape)
     layout.set_filter(HDF5_ZSTD_FILTER, h5py.h5z.FLAG_OPTIONAL, (codec.level,))
-    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    layout.set_fletcher32()
     layout.set_attr_creation_order(h5py.h5p.CRT_ORDER_TRACKED)
     little_endian = h5py.h5t.py_create(dtype.newbyteorder("<"))
     space = h5py.h5s.create_simple(shape)

@@ -233,6 +233,8 @@ def _page(
     number: int, file: Path, page: tifffile.TiffPage | tifffile.TiffFrame, name: str, size: int, remedy: str
 ) -> Page:
     keyframe = page.keyframe
+    if keyframe is None:
+        raise StackError(f"{name} has a page without a description: {remedy}")
     end = max((o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
     if end > size:
         raise StackError(f"{name} is cut short: it has {size} bytes of {end}; {remedy}")

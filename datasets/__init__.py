@@ -1,0 +1,15 @@
+"""A section, and a brain of sections, as DataLad datasets that plain `datalad`, `git` and `git annex` understand.
+
+    git          the one way to run git and git-annex
+    names        what things are called: samples, sections, images, their paths (pure)
+    bids         the documents and tables that make the tree a BIDS dataset (pure)
+    tables       tab-separated tables, one row per key (pure)
+    brain        the superdataset: created, opened, sections registered in it
+    section      one section's dataset: created, images put into it whole or not at all
+    sources      the checksums of what an image was made from
+    provenance   how data came to be, in DataLad's run-record form (pure)
+    ingest       a stack becomes an image in a section of a brain
+    locks        one writer at a time, and folders for work that a crash may leave behind
+
+Imported by `federation`, `hub` and the command line; imports `formats` and `nissl.errors`. No network here.
+"""

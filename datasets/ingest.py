@@ -1,0 +1,255 @@
+"""A stack of planes becomes an image in a section of a brain: checked, with provenance, whole or not at all.
+
+Everything is made in a folder inside the brain's `.git` and moved into place at the end. A run that is killed leaves
+nothing that anybody sees, and the next run removes what it left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nissl.datasets.brain import Brain, is_installed, register
+from nissl.datasets.git import require_identity
+from nissl.datasets.locks import workshop
+from nissl.datasets.names import ImageName
+from nissl.datasets.provenance import Making, run_message, sources_of
+from nissl.datasets.section import (
+    create_section,
+    dataset_id,
+    has_image,
+    image_bytes,
+    put_image,
+    read_record,
+    tidy,
+)
+from nissl.datasets.sources import SourceFile, changes, checksum
+from nissl.errors import NisslError
+from nissl.formats.build import build_image, plan_image
+from nissl.formats.codec import ZstdCodec
+from nissl.formats.image import open_image
+from nissl.formats.quality import report
+from nissl.formats.stack import PlaneSource, StackError
+from nissl.formats.tiff import open_tiff_stack
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total); stages are `check`, `write` and `annex`, counted in bytes."""
+
+
+class IngestError(NisslError):
+    """A section that already has this image, made from something else."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be ingested: files, and what the image is called and means."""
+
+    files: tuple[Path, ...]
+    image: ImageName
+    voxel_size_um: tuple[float, float, float]
+    """(z, y, x)"""
+    skip: frozenset[int] = frozenset()
+    """Plane numbers, from 1, to leave out."""
+    codec: ZstdCodec = field(default_factory=ZstdCodec)
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "voxel_size_um": list(self.voxel_size_um),
+            "skip": sorted(self.skip),
+            "zstd_level": self.codec.level,
+        }
+
+    def command(self) -> tuple[str, ...]:
+        """The command line that repeats this in the section's root; it names files by absolute path."""
+        options = ["--into", "../..", "--sample", self.image.sample, "--suffix", self.image.suffix]
+        if self.image.stain is not None:
+            options += ["--stain", self.image.stain]
+        options += ["--pixel-size", *(f"{length:g}" for length in self.voxel_size_um)]
+        for plane in sorted(self.skip):
+            options += ["--skip", str(plane)]
+        if self.codec != ZstdCodec():
+            options += ["--zstd-level", str(self.codec.level)]
+        return ("nissl", "ingest", *(str(file.absolute()) for file in self.files), *options)
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What became of an order."""
+
+    status: str
+    """`created`, `replaced` or `unchanged`."""
+    section: Path
+    image: Path
+    shape: tuple[int, ...]
+    dtype: str
+    levels: int
+    nbytes: int
+    warnings: tuple[str, ...]
+
+
+def ingest(
+    brain: Brain,
+    order: Order,
+    *,
+    replace: bool = False,
+    jobs: int | None = None,
+    progress: Progress = lambda _stage, _done, _total: None,
+) -> Ingested:
+    """Make the image that `order` describes, in its section of `brain`.
+
+    The same order again changes nothing; another one for the same image needs `replace`, which makes a new version.
+    Raises StackError for a bad stack, IngestError where the image exists and is another, NoSpaceError on a full disk.
+    """
+    require_identity(brain.path)
+    if min(order.voxel_size_um) <= 0:
+        raise IngestError(f"pixel size {order.voxel_size_um} um is not positive: give z, y and x in um")
+    source = open_tiff_stack(order.files, skip=order.skip)
+    section = brain.section(order.image)
+    installed = is_installed(brain, order.image)
+    known: tuple[SourceFile, ...] | None = None
+    exists = False
+    if installed:
+        tidy(section)
+        exists = has_image(section, order.image)
+    if exists:
+        known = _checksum(source, progress)
+        difference = _difference(section, order, known)
+        if difference is None:
+            return _finish(brain, order, section, "unchanged")
+        if not replace:
+            raise IngestError(
+                f"{section.name} already has {order.image.image.name}, but {difference}: "
+                "give --replace to make a new version of it (the old one stays in the history)"
+            )
+    with workshop(brain.bench) as bench:
+        started = datetime.now(UTC)
+        known, document = _build(source, order, bench, known, jobs, progress)
+        making = Making(order.command(), known, order.settings(), started, datetime.now(UTC))
+        target = section
+        if not installed:
+            target = bench / section.name
+            create_section(target, order.image)
+        message = run_message(
+            f"Ingest {source.shape[0]} planes as {order.image.stem}",
+            making,
+            [str(path) for path in order.image.paths],
+            dataset_id(target),
+        )
+        built = bench / order.image.image.name
+        total = sum(path.stat().st_size for path in built.rglob("*") if path.is_file())
+        annexed = _Counter("annex", total, progress)
+        put_image(target, order.image, built, order.voxel_size_um, making.document(), document, message, annexed.add)
+        annexed.finish()
+        if not installed:
+            section.parent.mkdir(exist_ok=True)
+            target.rename(section)
+    return _finish(brain, order, section, "replaced" if exists else "created")
+
+
+class _Counter:
+    """Adds up what a stage has done."""
+
+    def __init__(self, stage: str, total: int, progress: Progress) -> None:
+        self._stage, self._total, self._progress = stage, total, progress
+        self._done = 0
+        progress(stage, 0, total)
+
+    def add(self, amount: int) -> None:
+        self._done += amount
+        self._progress(self._stage, min(self._done, self._total), self._total)
+
+    def finish(self) -> None:
+        self._progress(self._stage, self._total, self._total)
+
+
+def _checksum(source: PlaneSource, progress: Progress) -> tuple[SourceFile, ...]:
+    counter = _Counter("check", sum(file.stat().st_size for file in source.files), progress)
+    return checksum(source.files, counter.add)
+
+
+def _difference(section: Path, order: Order, now: tuple[SourceFile, ...]) -> str | None:
+    """How the image that is there differs from the one ordered, None where it does not."""
+    record = read_record(section, order.image)
+    try:
+        found = changes(sources_of(record), now)
+        settings = record["settings"]
+    except (KeyError, TypeError):
+        return f"{order.image.record} does not say from what"
+    if found:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        return f"made from other sources ({found[0]}{more})"
+    for name, value in order.settings().items():
+        if settings.get(name) != value:
+            return f"with {name} {settings.get(name)} instead of {value}"
+    return None
+
+
+def _build(
+    source: PlaneSource,
+    order: Order,
+    bench: Path,
+    known: tuple[SourceFile, ...] | None,
+    jobs: int | None,
+    progress: Progress,
+) -> tuple[tuple[SourceFile, ...], dict[str, Any]]:
+    """Build the image in `bench`, checksumming the sources meanwhile; returns the checksums and the quality report."""
+    before = _stamps(source.files)
+    plan = plan_image(source, order.image.image.name, order.voxel_size_um, codec=order.codec)
+    planes, height, width = source.shape
+    voxel_bytes = (source.channels or 1) * source.dtype.itemsize
+    counter = _Counter("write", planes * height * width * voxel_bytes, progress)
+    with ThreadPoolExecutor(1) as background:
+        checksums = None if known is not None else background.submit(checksum, source.files)
+        quality = build_image(
+            source, bench / plan.name, plan, jobs=jobs, progress=lambda voxels: counter.add(voxels * voxel_bytes)
+        )
+        known = known if checksums is None else checksums.result()
+    assert known is not None  # noqa: S101 - one of the two branches above has set it
+    changed = [file.name for file, stamp in _stamps(source.files).items() if before[file] != stamp]
+    if changed:
+        raise StackError(f"{changed[0]} changed while it was read: ingest the stack again when the scanner is done")
+    document = report(quality, [(file.name, file.sha256) for file in known]).document()
+    return known, document
+
+
+def _stamps(files: Sequence[Path]) -> dict[Path, tuple[int, int]]:
+    return {file: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+
+
+def _finish(brain: Brain, order: Order, section: Path, status: str) -> Ingested:
+    """Record the section in its brain, also where an earlier run was killed before it could."""
+    with open_image(section / order.image.image) as image:
+        first = image.levels[0]
+        axes, levels = image.axes, len(image.levels)
+    warnings = _warnings(section, order.image)
+    nbytes = image_bytes(section, order.image)
+    row = {
+        "image": str(order.image.image),
+        "subject": f"sub-{order.image.subject}",
+        "sample": f"sample-{order.image.sample}",
+        "stain": order.image.stain or "",
+        "suffix": order.image.suffix,
+        "axes": "".join(axes),
+        "shape": "x".join(map(str, first.shape)),
+        "dtype": first.dtype.name,
+        "voxel_size_um": "x".join(f"{length:g}" for length in order.voxel_size_um),
+        "levels": str(levels),
+        "bytes": str(nbytes),
+        "quality_warnings": str(len(warnings)),
+    }
+    registered = register(brain, order.image, row)
+    if status == "unchanged" and registered:
+        status = "created"  # an earlier run had made the section, but was killed before it could say so
+    image_folder = section / order.image.image
+    return Ingested(status, section, image_folder, first.shape, first.dtype.name, levels, nbytes, warnings)
+
+
+def _warnings(section: Path, image: ImageName) -> tuple[str, ...]:
+    import json
+
+    document = json.loads((section / image.quality).read_text(encoding="utf-8"))
+    return tuple(document["warnings"])
