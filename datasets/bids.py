@@ -1,7 +1,7 @@
 """The documents and tables that make a section, and a brain, BIDS datasets. Pure.
 
-Specification: BIDS 1.11.1, microscopy. The brain is of type `study` with its sections under `sourcedata/`; a section is a
-raw dataset on its own.
+Specification: BIDS 1.11.1, microscopy. The brain is of type `study` with its sections under `sourcedata/`; a section is
+a raw dataset on its own.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ The brain of subject {subject}, imaged section by section. Every section is a Da
 def section_readme(image: ImageName) -> str:
     return f"""# Section {image.sample} of subject {image.subject}
 
-Images lie in `sub-{image.subject}/micr/` as OME-Zarr 0.5. Every shard file is a Zarr v3 shard and an HDF5 file at once; the
-`.h5` beside an image shows the whole pyramid to HDF5 programs (they need the zstd filter: `import hdf5plugin`).
+Images lie in `sub-{image.subject}/micr/` as OME-Zarr 0.5. Every shard file is a Zarr v3 shard and an HDF5 file at once;
+the `.h5` beside an image shows the whole pyramid to HDF5 programs (they need the zstd filter: `import hdf5plugin`).
 
-Get the voxels before you open them: `datalad get sub-{image.subject}`. Zarr readers report a shard that is not here as an
-error; HDF5 shows zeros for it. `provenance/` says what each image was made from, and how good its planes are.
+Get the voxels before you open them: `datalad get sub-{image.subject}`. Zarr readers report a shard that is not here as
+an error; HDF5 shows zeros for it. `provenance/` says what each image was made from, and how good its planes are.
 """
 
 

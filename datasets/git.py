@@ -1,4 +1,4 @@
-"""The one way to run git, git-annex and datalad: arguments as a list, output as text or a stream, errors as sentences."""
+"""The one way to run git, git-annex and datalad: arguments as a list, output as text or stream, errors as sentences."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def require_clean(section: Path) -> None:
     dirty = git(section, "status", "--porcelain", "--untracked-files=normal").splitlines()
     if dirty:
         raise SectionError(
-            f"{section} has changes that are not saved ({dirty[0].strip()}): run `datalad save` there or undo them first"
+            f"{section} has unsaved changes ({dirty[0].strip()}): run `datalad save` there, or undo them first"
         )
 
 

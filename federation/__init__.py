@@ -5,6 +5,6 @@
     tokens  short-lived, signed, scoped access tokens
     access  who may do what: the decision itself (pure)
 
-Imported by `hub` and the command line. Signed policies, publications and contributions come here, each as a module whose
-decisions are pure functions of documents and the time.
+Imported by `hub` and the command line. Signed policies, publications and contributions come here, each as a module
+whose decisions are pure functions of documents and the time.
 """

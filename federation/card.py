@@ -1,7 +1,8 @@
 """The card by which a node introduces itself: its name and key, in a DSSE envelope signed by that key.
 
-DSSE (https://github.com/secure-systems-lab/dsse) signs the exact bytes of the payload together with their type, so nothing
-needs a canonical form. Whoever meets the key for the first time checks its id by another way, as with an SSH host.
+DSSE (https://github.com/secure-systems-lab/dsse) signs the exact bytes of the payload together with their type, so
+nothing needs a canonical form. Whoever meets the key for the first time checks its id by another way, as with an SSH
+host.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import FormatError, VerificationError
-from securesystemslib.signer import CryptoSigner, SSlibKey
+from securesystemslib.signer._crypto_signer import CryptoSigner
+from securesystemslib.signer._key import SSlibKey
 
 from nissl.errors import NisslError
 from nissl.federation.keys import KeyFileError, PrivateKey, PublicKey, public_key

@@ -87,9 +87,13 @@ class ShardWriter:
         self._written = 0
         with _plain_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = h5py.File(
-                self._temporary, "w", libver="latest", userblock_size=user_block_nbytes(grid.chunk_count)
-            )
+            try:
+                self._file = h5py.File(
+                    self._temporary, "w", libver="latest", userblock_size=user_block_nbytes(grid.chunk_count)
+                )
+            except BaseException:
+                self._temporary.unlink(missing_ok=True)
+                raise
             try:
                 shape = hdf5_shape(grid, shard)
                 self._dataset = _create_dataset(self._file, shape, grid.chunk_shape, np.dtype(dtype), codec)
@@ -243,12 +247,15 @@ def write_json(path: Path, document: Mapping[str, object]) -> None:
     temporary = path.with_name(f".{path.name}.part")
     with _plain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(document, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump(document, file, indent=2, ensure_ascii=False)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def hdf5_shape(grid: ShardGrid, shard: Index) -> Index:

@@ -6,7 +6,9 @@ are decoded by `tifffile` with `imagecodecs`; rows of uncompressed strips are re
 
 from __future__ import annotations
 
+import math
 import os
+import struct
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +22,8 @@ from numpy.typing import NDArray
 from nissl.formats.stack import StackError, order_planes
 
 _KINDS = {"u1", "u2", "u4", "i1", "i2", "i4", "f4", "f8"}
+
+_STACKED_AXES = "ZIQ"  # tifffile's names of focus planes, and of an axis that the file does not name
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,9 @@ def open_tiff_stack(files: Sequence[Path], *, skip: Collection[int] = ()) -> Tif
 
 
 def _single_page(file: Path, number: int, total: int) -> Page:
-    pages = _pages_of(file, f"plane {number} of {total} ({file})", f"rescan it or leave it out with --skip {number}")
+    # Without its OME header, which in a set of files speaks of all of them; here every file is one plane.
+    name, remedy = f"plane {number} of {total} ({file})", f"rescan it or leave it out with --skip {number}"
+    pages = _pages_of(file, name, remedy, is_ome=False)
     if len(pages) != 1:
         raise StackError(
             f"{file} holds {len(pages)} pages, but {total} files were given: "
@@ -195,18 +201,15 @@ def _single_page(file: Path, number: int, total: int) -> Page:
     return replace(pages[0], number=number)
 
 
-def _pages_of(file: Path, name: str = "", remedy: str = "check the path, or scan it again") -> list[Page]:
-    """The pages of one file's first image series, each checked to lie inside the file."""
+def _pages_of(
+    file: Path, name: str = "", remedy: str = "check the path, or scan it again", *, is_ome: bool | None = None
+) -> list[Page]:
+    """The pages of one file's image, each checked to lie inside the file."""
     name = name or str(file)
     try:
         size = file.stat().st_size
-        with tifffile.TiffFile(file) as tiff:
-            series = tiff.series[0]
-            pages = [page for page in series.pages if page is not None]
-            if len(pages) < len(series) or (len(pages) == 1 and series.ndim > 2 and _planes_of(series) > 1):
-                raise StackError(
-                    f"{name} stores several planes behind one page (ImageJ hyperstack): save it with one page per plane"
-                )
+        with tifffile.TiffFile(file, is_ome=is_ome) as tiff:
+            pages = _planes_of(tiff, name, size, remedy)
             return [_page(number, file, page, name, size, remedy) for number, page in enumerate(pages, 1)]
     except FileNotFoundError:
         raise StackError(f"{name} does not exist: {remedy}") from None
@@ -222,11 +225,44 @@ def _pages_of(file: Path, name: str = "", remedy: str = "check the path, or scan
         raise StackError(f"{name} cannot be read as TIFF ({reason}): {remedy}") from None
 
 
-def _planes_of(series: tifffile.TiffPageSeries) -> int:
-    planes = 1
-    for axis, length in zip(series.axes, series.shape, strict=True):
-        planes *= 1 if axis in "YXS" else length
-    return planes
+def _planes_of(
+    tiff: tifffile.TiffFile, name: str, size: int, remedy: str
+) -> list[tifffile.TiffPage | tifffile.TiffFrame]:
+    """The pages that are planes of the file's first image; raises StackError where they are not simply a z-stack."""
+    series = tiff.series[0]
+    stacked = [(axis, n) for axis, n in zip(series.axes, series.shape, strict=True) if axis not in "YXS" and n > 1]
+    foreign = [(axis, n) for axis, n in stacked if axis not in _STACKED_AXES]
+    if foreign or len(stacked) > 1:
+        axis, count = (foreign or stacked)[0]
+        what = {"C": "channels", "T": "times"}.get(axis, "steps along a further axis")
+        raise StackError(f"{name} holds {count} {what} as pages: save each as a z-stack of its own")
+    if series.kind in ("uniform", "generic", "shaped"):
+        # Not `series.pages`: tifffile puts pages that differ into further series, and these would be lost silently.
+        pages = [page for page in tiff.pages if not page.subfiletype & tifffile.FILETYPE.REDUCEDIMAGE]
+    else:
+        pages = [page for page in series.pages if page is not None]
+    if any(page.parent is not tiff for page in pages):
+        raise StackError(f"{name} is one of several files of an OME-TIFF set: name all of them")
+    if _next_page(tiff) >= size:
+        raise StackError(f"{name} is cut short: it has {size} bytes, and pages beyond them; {remedy}")
+    announced = math.prod(n for _, n in stacked)
+    if len(pages) < announced:
+        if len(pages) == 1 and pages[0].dataoffsets[0] + series.nbytes <= size:
+            raise StackError(
+                f"{name} stores several planes behind one page (ImageJ hyperstack): save it with one page per plane"
+            )
+        raise StackError(f"{name} is cut short: it has {len(pages)} of {announced} pages; {remedy}")
+    return pages
+
+
+def _next_page(tiff: tifffile.TiffFile) -> int:
+    """Where the last page says that a further one lies, 0 for nowhere: tifffile ends where the file does."""
+    layout, handle = tiff.tiff, tiff.filehandle
+    start = tiff.pages[-1].offset
+    handle.seek(start)
+    (tags,) = struct.unpack(layout.tagnoformat, handle.read(layout.tagnosize))
+    handle.seek(start + layout.tagnosize + tags * layout.tagsize)
+    return int(struct.unpack(layout.offsetformat, handle.read(layout.offsetsize))[0])
 
 
 def _page(
@@ -245,6 +281,8 @@ def _page(
         )
     if keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE:
         raise StackError(f"{name} uses a colour palette: save it as grey or RGB")
+    if keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+        raise StackError(f"{name} is inverted grey, low values are white: save it with low values black")
     channels = keyframe.samplesperpixel if keyframe.samplesperpixel > 1 else None
     return Page(
         number,

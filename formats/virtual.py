@@ -28,7 +28,7 @@ def write_virtual(path: Path, image: Image) -> None:
                 layout = h5py.VirtualLayout(level.shape, dtype=level.dtype.newbyteorder("<"))
                 for shard in level.grid.shards():
                     source = level.shard_path(shard)
-                    if not source.exists():  # only fill value: HDF5 fills the gap itself
+                    if not os.path.lexists(source):  # only fill value: HDF5 fills the gap itself
                         continue
                     box = level.grid.shard_box(shard)
                     relative = Path(to_image, source.relative_to(image.folder))

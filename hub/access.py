@@ -1,0 +1,69 @@
+"""Requests held against `federation.access`: who asks, what for, and the right challenge where that is not enough.
+
+A token comes as the password of basic authentication (git, git-annex, browsers: any user name) or as a bearer token.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import UTC, datetime
+
+from aiohttp import web
+
+from nissl.federation.access import Action, Grant, decide
+from nissl.federation.tokens import TokenError, read_token
+from nissl.hub.site import HUB, PUBLIC
+
+
+def bearer(request: web.Request) -> str | None:
+    """The token that the request carries, None where it carries none."""
+    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() == "basic":
+        try:
+            _, _, password = base64.b64decode(value, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            raise _challenge(request, "the Authorization header is malformed") from None
+        return password
+    return None
+
+
+def who(request: web.Request) -> Grant | None:
+    """The grant that the request's token carries. Answers 401 where the token is no good."""
+    token = bearer(request)
+    if token is None:
+        return None
+    try:
+        return read_token(token, request.app[HUB].key.public, datetime.now(UTC))
+    except TokenError as error:
+        raise _challenge(request, str(error)) from None
+
+
+def authorize(request: web.Request, action: Action, dataset: str) -> Grant | None:
+    """Let the request pass, or answer 401 (a token would help) or 403 (this one does not)."""
+    grant = who(request)
+    decision = decide(action, dataset, grant, public=request.app[PUBLIC])
+    if decision.allowed:
+        return grant
+    if grant is None:
+        raise _challenge(request, decision.why)
+    raise web.HTTPForbidden(text=decision.why + "\n")
+
+
+def may_read(request: web.Request, dataset: str) -> bool:
+    return decide(Action.READ, dataset, who(request), public=request.app[PUBLIC]).allowed
+
+
+def authorize_listing(request: web.Request) -> None:
+    """Whoever has no token sees nothing of a hub that is not public, not even which names exist."""
+    if not request.app[PUBLIC] and who(request) is None:
+        raise _challenge(request, "a token is needed: ask the hub's operator for one (`nissl hub token`)")
+
+
+def _challenge(request: web.Request, why: str) -> web.HTTPUnauthorized:
+    realm = request.app[HUB].name.replace("\\", "").replace('"', "")
+    error = web.HTTPUnauthorized(text=why + "\n")
+    error.headers.add("WWW-Authenticate", f'Basic realm="{realm}", charset="UTF-8"')
+    return error

@@ -1,0 +1,178 @@
+"""What a path names at a branch, tag or commit: a blob in git, an annexed file, a folder, a section at its own commit.
+
+Reads git's objects through pygit2, in this process: a viewer's request must not cost a subprocess.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pygit2
+
+from nissl.hub.address import Address, AddressError, UnknownError
+from nissl.hub.root import HubRoot
+
+_FULL = re.compile(r"[0-9a-f]{40}")
+_SHORT = re.compile(r"[0-9a-f]{7,39}")
+_KEY = re.compile(r"[A-Z0-9_]+(-[a-zA-Z][0-9]+)*--[^/\0\n]+")
+_POINTER = re.compile(rb"/annex/objects/([^\n/]+)\n?")
+_LONGEST_POINTER = 32 * 1024  # git-annex's own limit
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A file whose content git has."""
+
+    id: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Annexed:
+    """A file whose content the annex has, here or elsewhere."""
+
+    key: str
+    path: Path | None
+    """The object, None where this hub does not have it."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes, as the key says."""
+        found = re.match(r"[A-Z0-9_]+-(?:[a-zA-Z][0-9]+-)*?s([0-9]+)-", self.key)
+        return int(found.group(1)) if found else None
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder's entries: (name, kind), kinds being `file`, `folder` and `dataset`."""
+
+    entries: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an address names."""
+
+    address: Address
+    """As asked; inside a section that was reached through its brain, the section's own."""
+    commit: str
+    immutable: bool
+    """Whether the address named a commit: the answer can never change."""
+    content: Blob | Annexed | Folder
+
+
+def find(hub: HubRoot, address: Address) -> Found:
+    """What `address` names. Raises UnknownError where the ref or the path does not exist."""
+    repository = pygit2.Repository(str(hub.repository(address.dataset)), pygit2.enums.RepositoryOpenFlag.NO_SEARCH)
+    commit, immutable = resolve(repository, address)
+    return _descend(hub, address, commit, immutable)
+
+
+def resolve(repository: pygit2.Repository, address: Address) -> tuple[pygit2.Commit, bool]:
+    """The commit of the address's ref, and whether the ref is that commit's own full id."""
+    ref = address.ref
+    if _FULL.fullmatch(ref):
+        found: pygit2.Object | None = repository.get(ref)
+        if isinstance(found, pygit2.Commit):
+            return found, True
+    elif ref and pygit2.reference_is_valid_name(f"refs/heads/{ref}"):
+        for name in (f"refs/heads/{ref}", f"refs/tags/{ref}"):
+            reference = repository.references.get(name)
+            if reference is not None:
+                return reference.peel(pygit2.Commit), False
+        if _SHORT.fullmatch(ref):
+            try:
+                found = repository[ref]
+            except (KeyError, ValueError):
+                found = None
+            if isinstance(found, pygit2.Commit):
+                return found, False
+    raise UnknownError(f"{address.dataset} has no branch, tag or commit {ref!r}")
+
+
+def branches(hub: HubRoot, dataset: str) -> Iterator[tuple[str, str]]:
+    """(name, commit) of each branch that people work on, the default one first."""
+    repository = pygit2.Repository(str(hub.repository(dataset)))
+    default = repository.lookup_reference("HEAD").target
+    names = sorted(repository.branches.local, key=lambda name: (f"refs/heads/{name}" != default, name))
+    for name in names:
+        if name != "git-annex" and not name.startswith("synced/"):
+            yield name, str(repository.branches.local[name].peel(pygit2.Commit).id)
+
+
+def annex_uuid(hub: HubRoot, dataset: str) -> str | None:
+    """The annex's UUID of the hub's repository of `dataset`."""
+    config = pygit2.Repository(str(hub.repository(dataset))).config
+    return config["annex.uuid"] if "annex.uuid" in config else None  # noqa: SIM401 - a Config has no `get`
+
+
+def object_path(repository: Path, key: str) -> Path | None:
+    """The annexed object of `key` in a bare repository, None where it is not there. Raises AddressError for no key."""
+    if not _KEY.fullmatch(key):
+        raise AddressError(f"{key!r} is not an annex key")
+    # Bare repositories hash keys into folders with lower-case md5, whatever the file system.
+    digest = hashlib.md5(key.encode(), usedforsecurity=False).hexdigest()
+    escaped = key.replace("&", "&a").replace("%", "&s").replace(":", "&c").replace("/", "%")
+    path = repository / "annex" / "objects" / digest[:3] / digest[3:6] / escaped / escaped
+    return path if path.is_file() else None
+
+
+def _descend(hub: HubRoot, address: Address, commit: pygit2.Commit, immutable: bool) -> Found:
+    here: pygit2.Object = commit.tree
+    segments = address.path.split("/") if address.path else []
+    mode = pygit2.enums.FileMode.TREE
+    for depth, segment in enumerate(segments):
+        if not isinstance(here, pygit2.Tree) or segment not in here:
+            raise UnknownError(f"{address.dataset} has no {address.path!r} at {address.ref}")
+        entry = here[segment]
+        if entry.filemode == pygit2.enums.FileMode.COMMIT:
+            return _enter(hub, address, segments, depth + 1, str(entry.id), immutable)
+        here, mode = entry, pygit2.enums.FileMode(entry.filemode)
+    return Found(address, str(commit.id), immutable, _content(hub, address, here, mode))
+
+
+def _enter(hub: HubRoot, address: Address, segments: list[str], depth: int, commit: str, immutable: bool) -> Found:
+    """Go on in a section, at the commit that its brain records."""
+    dataset = "/".join([address.dataset, *segments[:depth]])
+    if not hub.has(dataset):
+        raise UnknownError(f"this hub does not have the section {dataset}")
+    inner = find(hub, Address(dataset, commit, "/".join(segments[depth:])))
+    return Found(inner.address, inner.commit, immutable, inner.content)
+
+
+def _content(
+    hub: HubRoot, address: Address, here: pygit2.Object, mode: pygit2.enums.FileMode
+) -> Blob | Annexed | Folder:
+    if isinstance(here, pygit2.Tree):
+        return Folder(tuple((str(entry.name), _kind(entry)) for entry in here))
+    if not isinstance(here, pygit2.Blob):
+        raise UnknownError(f"{address.dataset} has no file {address.path!r}")
+    key = _annex_key(here, mode)
+    if key is not None:
+        return Annexed(key, object_path(hub.repository(address.dataset), key))
+    if mode == pygit2.enums.FileMode.LINK:  # a link that is not the annex's: followed nowhere
+        raise UnknownError(f"{address.path!r} is a symbolic link, which this hub does not follow")
+    return Blob(str(here.id), here.data)
+
+
+def _annex_key(blob: pygit2.Blob, mode: pygit2.enums.FileMode) -> str | None:
+    """The key that a pointer file (unlocked) or a link into the annex (locked) names."""
+    if blob.size > _LONGEST_POINTER:
+        return None
+    if mode == pygit2.enums.FileMode.LINK:
+        target = blob.data.decode(errors="surrogateescape").split("/")
+        key = target[-1] if "annex" in target[:-1] and "objects" in target[:-1] else None
+    else:
+        found = _POINTER.match(blob.data)
+        key = found.group(1).decode(errors="surrogateescape") if found else None
+    return key if key is not None and _KEY.fullmatch(key) else None
+
+
+def _kind(entry: pygit2.Object) -> str:
+    if entry.filemode == pygit2.enums.FileMode.COMMIT:
+        return "dataset"
+    return "folder" if entry.filemode == pygit2.enums.FileMode.TREE else "file"
