@@ -13,6 +13,7 @@ by threads.
 from __future__ import annotations
 
 import collections
+import math
 import multiprocessing
 import os
 import shutil
@@ -40,6 +41,9 @@ Progress = Callable[[int], None]
 """Called with the number of level-0 voxels finished since the last call, from one thread."""
 
 _PARTS = ".parts"
+
+_WINDOW_SAMPLE = 1 << 23
+"""Voxels that are enough to choose a display window."""
 
 
 @dataclass(frozen=True)
@@ -145,9 +149,19 @@ def available_cores() -> int:
 
 
 def display_window(level: Level) -> tuple[float, float]:
-    """Intensities to show black and full, from the coarsest level: the 0.5th and 99.8th percentile."""
-    voxels = level.read(Box((0,) * level.grid.rank, level.shape))
+    """Intensities to show black and full, from the coarsest level: the 0.5th and 99.8th percentile of a sample.
+
+    A level that fits into one chunk may still have thousands of planes: evenly spaced ones stand for all.
+    """
+    *channels, planes, height, width = level.shape
+    step = -(-math.prod(level.shape) // _WINDOW_SAMPLE)
+    sample = []
+    for plane in range(0, planes, step):
+        start, stop = (*(0 for _ in channels), plane, 0, 0), (*channels, plane + 1, height, width)
+        sample.append(level.read(Box(start, stop)).ravel())
     level.close()
+    voxels = np.concatenate(sample)
+    voxels = voxels[:: -(-voxels.size // _WINDOW_SAMPLE)]
     if voxels.dtype.kind == "f":
         voxels = voxels[np.isfinite(voxels)]
     low, high = np.percentile(voxels, (0.5, 99.8)) if voxels.size else (0.0, 1.0)
@@ -266,13 +280,12 @@ def _stream(
                 return
             edge = plan.grids[level].chunk_shape[-1]
             place = region.at(level)
-            for channel in range(rows.shape[0]):
-                stacked = (channel, plane) if plan.axes[0] == "c" else (plane,)
-                for left in range(0, rows.shape[2], edge):
-                    chunk = (*stacked, (place.rows.start + row) // edge, (place.columns.start + left) // edge)
-                    voxels = rows[channel, :, left : left + edge]
-                    waiting.append((level, chunk, pool.submit(_encode, voxels, edge, plan.codec, level == 0)))
-                    drain(4 * threads)
+            stacked = (0, plane) if plan.axes[0] == "c" else (plane,)  # a chunk holds all samples of a colour
+            for left in range(0, rows.shape[2], edge):
+                chunk = (*stacked, (place.rows.start + row) // edge, (place.columns.start + left) // edge)
+                voxels = rows[:, :, left : left + edge]
+                waiting.append((level, chunk, pool.submit(_encode, voxels, edge, plan.codec, level == 0)))
+                drain(4 * threads)
 
         return emit
 
@@ -300,13 +313,17 @@ def _stream(
 
 
 def _encode(voxels: NDArray[Any], edge: int, codec: ZstdCodec, judge: bool) -> tuple[bytes | None, PlaneQuality | None]:
-    """One inner chunk, padded with fill value at the array's edge; no payload where there is only fill value."""
+    """One inner chunk, shape (channels, rows, columns), padded with fill value at the array's edge.
+
+    No payload where there is only fill value.
+    """
     quality = look(voxels) if judge else None
     if not voxels.any():
         return None, quality
-    if voxels.shape != (edge, edge):
-        padded = np.zeros((edge, edge), dtype=voxels.dtype)
-        padded[: voxels.shape[0], : voxels.shape[1]] = voxels
+    channels, rows, columns = voxels.shape
+    if (rows, columns) != (edge, edge):
+        padded = np.zeros((channels, edge, edge), dtype=voxels.dtype)
+        padded[:, :rows, :columns] = voxels
         voxels = padded
     little_endian = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
     return codec.encode(np.ascontiguousarray(little_endian).data), quality

@@ -127,7 +127,10 @@ class ShardGrid:
 
 
 def shard_grid(shape: Index, *, chunk_edge: int = CHUNK_EDGE, shard_edge: int = SHARD_EDGE) -> ShardGrid:
-    """The grid for an image of `shape`: inner chunks of one plane, shards of all planes and channels.
+    """The grid for an image of `shape`: inner chunks of one plane with all its channels, shards of all planes.
+
+    Channels are the samples of a colour: whoever shows a voxel needs them all, and Neuroglancer can only mix channels
+    that come in one chunk.
 
     A small image gets a shard just large enough for it, so that no index lists thousands of chunks that cannot exist.
     """
@@ -138,7 +141,7 @@ def shard_grid(shape: Index, *, chunk_edge: int = CHUNK_EDGE, shard_edge: int = 
     return ShardGrid(
         array_shape=shape,
         shard_shape=(*stacked, *snug),
-        chunk_shape=(*(1 for _ in stacked), chunk_edge, chunk_edge),
+        chunk_shape=(*stacked[:-1], 1, chunk_edge, chunk_edge),
     )
 
 

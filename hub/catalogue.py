@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import jinja2
 from aiohttp import web
+from yarl import URL
 
 from nissl.datasets import tables
 from nissl.federation.card import sign_card
@@ -17,7 +18,7 @@ from nissl.hub.access import authorize_listing, may_read
 from nissl.hub.address import Address, AddressError, UnknownError
 from nissl.hub.images import ImageInfo, images
 from nissl.hub.root import HubRoot
-from nissl.hub.site import HUB, PUBLIC, base_url
+from nissl.hub.site import HUB, PUBLIC, base_url, trust_command
 from nissl.hub.versions import Blob, branches, find
 
 _pages = jinja2.Environment(loader=jinja2.PackageLoader("nissl.hub", "pages"), autoescape=True)
@@ -112,6 +113,7 @@ async def _page(request: web.Request) -> web.Response:
         entries=shown,
         alone=alone,
         view=_view,
+        trust=trust_command(URL(base_url(request)).host or ""),
     )
     return web.Response(text=text, content_type="text/html")
 

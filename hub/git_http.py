@@ -80,7 +80,7 @@ async def _backend(request: web.Request, dataset: str, endpoint: str, user: str)
         variables["CONTENT_LENGTH"] = str(request.content_length)
     process = await asyncio.create_subprocess_exec(
         *("git", "http-backend"),
-        env=environment(variables),
+        env={**environment(), **variables},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

@@ -76,22 +76,26 @@ def resolve(repository: pygit2.Repository, address: Address) -> tuple[pygit2.Com
     """The commit of the address's ref, and whether the ref is that commit's own full id."""
     ref = address.ref
     if _FULL.fullmatch(ref):
-        found: pygit2.Object | None = repository.get(ref)
-        if isinstance(found, pygit2.Commit):
-            return found, True
+        commit = _commit(repository, ref)
+        if commit is not None:
+            return commit, True
     elif ref and pygit2.reference_is_valid_name(f"refs/heads/{ref}"):
         for name in (f"refs/heads/{ref}", f"refs/tags/{ref}"):
             reference = repository.references.get(name)
             if reference is not None:
                 return reference.peel(pygit2.Commit), False
-        if _SHORT.fullmatch(ref):
-            try:
-                found = repository[ref]
-            except (KeyError, ValueError):
-                found = None
-            if isinstance(found, pygit2.Commit):
-                return found, False
+        commit = _commit(repository, ref) if _SHORT.fullmatch(ref) else None
+        if commit is not None:
+            return commit, False
     raise UnknownError(f"{address.dataset} has no branch, tag or commit {ref!r}")
+
+
+def _commit(repository: pygit2.Repository, identifier: str) -> pygit2.Commit | None:
+    """The commit of that id, whole or abbreviated; None where there is none, or several."""
+    try:
+        return repository[identifier].peel(pygit2.Commit)
+    except (KeyError, ValueError):
+        return None
 
 
 def branches(hub: HubRoot, dataset: str) -> Iterator[tuple[str, str]]:

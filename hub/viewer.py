@@ -63,6 +63,14 @@ class Sessions:
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, Session] = OrderedDict()
+        self.closing = False
+        """The hub is being stopped: event streams end, browsers connect again to whoever answers next."""
+
+    def close(self) -> None:
+        self.closing = True
+        for session in self._known.values():
+            for listener in session.listeners:
+                listener.set()
 
     def get(self, name: str) -> Session | None:
         session = self._known.get(name)
@@ -81,12 +89,17 @@ SESSIONS: web.AppKey[Sessions] = web.AppKey("sessions", Sessions)
 
 def add_routes(app: web.Application) -> None:
     app[SESSIONS] = Sessions()
+    app.on_shutdown.append(_end_streams)
     app.router.add_get("/view/{tail:.+}", _open)
     app.router.add_get("/v/{session}/{file:[^/]*}", _client)
     app.router.add_get("/events/{session}", _events)
     app.router.add_post("/state/{session}", _set_state)
     app.router.add_post("/action/{session}", _action)
     app.router.add_post("/credentials/{session}", _credentials)
+
+
+async def _end_streams(app: web.Application) -> None:
+    app[SESSIONS].close()
 
 
 def first_state(info: ImageInfo, source: str) -> dict[str, Any]:
@@ -99,7 +112,7 @@ def first_state(info: ImageInfo, source: str) -> dict[str, Any]:
     layer: dict[str, Any] = {
         "type": "image",
         "name": info.name,
-        "source": {"url": source},
+        "source": _mixed(info, source) if "c" in info.axes else {"url": source},
         "opacity": 1,
         "blend": "additive",
         **_shading(info),
@@ -114,6 +127,15 @@ def first_state(info: ImageInfo, source: str) -> dict[str, Any]:
         "selectedLayer": {"layer": info.name, "visible": False},
         "layout": "xy",
     }
+
+
+def _mixed(info: ImageInfo, source: str) -> dict[str, Any]:
+    """A source whose channels the shader sees all at once, as Neuroglancer takes them where their axis is called `c^`."""
+    steps = dict(zip(info.axes, info.voxel_size_um, strict=True))
+    dimensions = {
+        "c^" if axis == "c" else axis: [1, ""] if axis == "c" else [steps[axis] * 1e-6, "m"] for axis in steps
+    }
+    return {"url": source, "transform": {"outputDimensions": dimensions}}
 
 
 def _shading(info: ImageInfo) -> dict[str, Any]:
@@ -212,7 +234,7 @@ async def _events(request: web.Request) -> web.StreamResponse:
     session.listeners.add(changed)
     config: dict[str, Any] = {"actions": [], "statusMessages": {}}
     try:
-        while True:
+        while not request.app[SESSIONS].closing:
             changed.clear()
             if seen["c"] != "config":
                 seen["c"] = "config"
@@ -226,9 +248,10 @@ async def _events(request: web.Request) -> web.StreamResponse:
             except TimeoutError:
                 await response.write(b": here\n\n")  # finds out whether the browser is still there
     except ConnectionError:
-        return response
+        pass  # the browser has gone
     finally:
         session.listeners.discard(changed)
+    return response
 
 
 async def _send(response: web.StreamResponse, key: str, state: dict[str, Any], generation: str) -> None:

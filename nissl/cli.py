@@ -176,6 +176,7 @@ def hub_serve(
     """Serve the hub until Ctrl-C."""
     from nissl.hub.root import open_hub
     from nissl.hub.server import serve
+    from nissl.hub.site import trust_command
 
     opened = open_hub(hub)
 
@@ -183,6 +184,9 @@ def hub_serve(
         count = sum(1 for _ in opened.datasets())
         whom = "everybody may read" if public else "a token is needed: `nissl hub token`"
         typer.echo(f"hub {opened.name!r} serves {count} datasets at {address}/ ({whom})")
+        command = trust_command(host) if not url else None
+        if command is not None:
+            typer.echo(f"git-annex trusts this address after, once: {command}")
 
     serve(opened, host=host, port=port, public=public, url=url, ready=ready)
 

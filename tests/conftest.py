@@ -1,0 +1,24 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# No deadline: the machines that run these tests are busy with other things too.
+settings.register_profile("nissl", deadline=None, max_examples=25)
+settings.load_profile("nissl")
+
+REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def zstack_files() -> list[Path]:
+    """A real z-stack of mouse cortex: 30 TIFF files of 510 x 667 uint16."""
+    folder = REAL_DATA / "zstack"
+    files = sorted(folder.glob("*.tif"))
+    if not files:
+        pytest.skip(f"the real z-stack is not here: {folder} is missing (see its README for where it comes from)")
+    return files
