@@ -28,7 +28,7 @@ lint: $(VENV)/.ready  ## Style, types, and which floor imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p nissl
-	$(BIN)/mypy tests bench examples
+	$(BIN)/mypy --explicit-package-bases tests bench examples
 	$(BIN)/lint-imports
 
 lock: $(VENV)/.ready  ## Write constraints.txt anew from pyproject.toml

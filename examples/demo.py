@@ -42,7 +42,7 @@ def make_stack(folder: Path) -> list[Path]:
 def run(*command: str | Path) -> None:
     words = [str(word) for word in command]
     shown = words if len(words) < 12 else [*words[:2], f"{Path(words[2]).parent}/*.tif", *words[2 + PLANES :]]
-    print(f"\n$ {shlex.join(shown).replace(chr(39), '')}", flush=True)
+    print("\n$", " ".join(word if "*" in word else shlex.quote(word) for word in shown), flush=True)
     subprocess.run(words, check=True)
 
 

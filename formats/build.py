@@ -125,7 +125,7 @@ def build_image(
     for number, grid in enumerate(plan.grids):
         write_json(folder / str(number) / "zarr.json", ome.array_document(grid, plan.dtype, plan.codec, plan.axes))
     regions = list(_regions(source, plan.grids[0]))
-    streamed = _streamed_levels(plan, len(regions))
+    streamed = _streamed_levels(plan, regions)
     if len(regions) == 1:
         with ThreadPoolExecutor(jobs) as pool:
             planes = _stream(source, folder, plan, regions[0], 0, range(streamed), pool, jobs, report)
@@ -191,15 +191,14 @@ def _regions(source: PlaneSource, grid: ShardGrid) -> Iterator[Region]:
             yield Region(range(top, min(top + tall, height)), range(left, min(left + wide, width)))
 
 
-def _streamed_levels(plan: ImagePlan, regions: int) -> int:
+def _streamed_levels(plan: ImagePlan, regions: Sequence[Region]) -> int:
     """Levels that can be made in one pass: those at which the borders between regions are borders of chunks."""
-    if regions == 1:
-        return len(plan.grids)
-    shard, chunk = plan.grids[0].shard_shape[-2:], plan.grids[0].chunk_shape[-2:]
+    edge = plan.grids[0].chunk_shape[-1]
+    borders = {extent.start for region in regions for extent in (region.rows, region.columns)}
     fitting = 1
-    while all(s % (c << fitting) == 0 for s, c in zip(shard, chunk, strict=True)):
+    while fitting < len(plan.grids) and all(border % (edge << fitting) == 0 for border in borders):
         fitting += 1
-    return min(fitting, len(plan.grids))
+    return fitting
 
 
 class _Shelf:

@@ -1,9 +1,10 @@
 """The one compression that Zarr v3 and HDF5 share byte for byte: a bare zstd frame.
 
 Zarr's `zstd` codec and HDF5's registered filter 32015 both store exactly one zstd frame per chunk. Frames carry their
-content checksum, so a flipped bit is an error in every Zarr reader. HDF5's usual zstd filter does not look at the result
-of decompressing (hdf5plugin 7.1 hands out the garbage as voxels), so HDF5's chunks also end in HDF5's own Fletcher-32
-checksum; the Zarr index leaves these four bytes out. (`gzip` would not do: the two wrap deflate differently.)
+content checksum, so a flipped bit is an error in every Zarr reader. HDF5's usual zstd filter does not look at the
+result of decompressing (hdf5plugin 7.1 hands out the garbage as voxels), so HDF5's chunks also end in HDF5's own
+Fletcher-32 checksum; the Zarr index leaves these four bytes out. (`gzip` would not do: the two wrap deflate
+differently.)
 """
 
 from __future__ import annotations

@@ -273,6 +273,7 @@ def _create_dataset(
     layout.set_chunk(chunk_shape)
     layout.set_filter(HDF5_ZSTD_FILTER, h5py.h5z.FLAG_OPTIONAL, (codec.level,))
     layout.set_fletcher32()
+    layout.set_obj_track_times(False)  # the same voxels are the same bytes, and so the same annex key
     layout.set_attr_creation_order(h5py.h5p.CRT_ORDER_TRACKED)
     little_endian = h5py.h5t.py_create(dtype.newbyteorder("<"))
     space = h5py.h5s.create_simple(shape)

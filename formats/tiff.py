@@ -238,7 +238,7 @@ def _planes_of(
         raise StackError(f"{name} holds {count} {what} as pages: save each as a z-stack of its own")
     if series.kind in ("uniform", "generic", "shaped"):
         # Not `series.pages`: tifffile puts pages that differ into further series, and these would be lost silently.
-        pages = [page for page in tiff.pages if not page.subfiletype & tifffile.FILETYPE.REDUCEDIMAGE]
+        pages = [page for page in tiff.pages if page.keyframe is None or not page.keyframe.is_reduced]
     else:
         pages = [page for page in series.pages if page is not None]
     if any(page.parent is not tiff for page in pages):

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nissl.datasets.git import GitError, annex, annex_records, git
+from nissl.datasets.git import GitError, annex, annex_records, git, require_identity
 from nissl.hub.root import HubError, HubRoot, check_dataset_name
 
 SIBLING = "hub"
+"""What a source calls the hub, unless it is told another name."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (dataset, annexed files done, annexed files in all)."""
@@ -39,19 +40,25 @@ class Taken:
 
 
 def add_dataset(
-    hub: HubRoot, source: Path, name: str | None = None, *, progress: Progress = lambda _name, _done, _total: None
+    hub: HubRoot,
+    source: Path,
+    name: str | None = None,
+    *,
+    sibling: str = SIBLING,
+    progress: Progress = lambda _name, _done, _total: None,
 ) -> list[Taken]:
     """Take the dataset at `source` and the subdatasets installed in it into the hub.
 
-    name: its name on the hub, by default that of its folder. Raises HubError or GitError, saying what is in the way.
+    name: its name on the hub, by default that of its folder. sibling: what the source calls the hub. Raises HubError or GitError, saying what is in the way.
     """
     source = source.absolute()
     if not (source / ".git").exists():
         raise HubError(f"{source} is not a dataset: name the folder of a brain or a section")
     name = check_dataset_name(name or source.name)
+    require_identity(source)
     # Sections before their brain: a brain on the hub never names a section commit that the hub lacks.
     found = list(_installed(source, name))
-    return [_take(hub, folder, dataset, progress) for dataset, folder in reversed(found)]
+    return [_take(hub, folder, dataset, sibling, progress) for dataset, folder in reversed(found)]
 
 
 def _installed(folder: Path, name: str) -> Iterator[tuple[str, Path]]:
@@ -62,7 +69,7 @@ def _installed(folder: Path, name: str) -> Iterator[tuple[str, Path]]:
             yield from _installed(folder / path, check_dataset_name(f"{name}/{path}"))
 
 
-def _take(hub: HubRoot, source: Path, name: str, progress: Progress) -> Taken:
+def _take(hub: HubRoot, source: Path, name: str, sibling: str, progress: Progress) -> Taken:
     repository = hub.repository(name)
     known = hub.has(name)
     try:
@@ -72,22 +79,22 @@ def _take(hub: HubRoot, source: Path, name: str, progress: Progress) -> Taken:
         raise HubError(f"{source} is on no branch or has no commit: run `git switch main` there first") from None
     if not known:
         _create(repository, f"{hub.name}: {name}", branch)
-    _make_sibling(source, repository)
+    _make_sibling(source, repository, sibling)
     files = 0
     if _uses_annex(source):
         # Of every version, not only the present one: the hub serves them all.
-        wanted = len(annex(source, "findkeys", "--in=here", "--not", f"--in={SIBLING}").splitlines())
+        wanted = len(annex(source, "findkeys", "--in=here", "--not", f"--in={sibling}").splitlines())
         progress(name, 0, wanted)
         if wanted:
             for record in annex_records(
-                source, "copy", "--all", "--to", SIBLING, "--in=here", "--not", f"--in={SIBLING}"
+                source, "copy", "--all", "--to", sibling, "--in=here", "--not", f"--in={sibling}"
             ):
                 files += bool(record.get("success"))
                 progress(name, files, wanted)
-        git(source, "fetch", "-q", SIBLING)
+        git(source, "fetch", "-q", sibling)
         annex(source, "merge", "-q")
     refs = [f"refs/heads/{branch}", *(["refs/heads/git-annex"] if _uses_annex(source) else [])]
-    git(source, "push", "-q", SIBLING, *(f"{ref}:{ref}" for ref in refs), "refs/tags/*:refs/tags/*")
+    git(source, "push", "-q", sibling, *(f"{ref}:{ref}" for ref in refs), "refs/tags/*:refs/tags/*")
     return Taken(name, commit, files, known)
 
 
@@ -103,14 +110,13 @@ def _create(repository: Path, description: str, branch: str) -> None:
     making.rename(repository)
 
 
-def _make_sibling(source: Path, repository: Path) -> None:
-    url = git(source, "config", "--default", "", "--get", f"remote.{SIBLING}.url").strip()
+def _make_sibling(source: Path, repository: Path, sibling: str) -> None:
+    url = git(source, "config", "--default", "", "--get", f"remote.{sibling}.url").strip()
     if not url:
-        git(source, "remote", "add", SIBLING, str(repository))
+        git(source, "remote", "add", sibling, str(repository))
     elif Path(url) != repository:
         raise HubError(
-            f"{source} already has a sibling called {SIBLING!r} at {url}: rename it with "
-            f"`git remote rename {SIBLING} other` there"
+            f"{source} already has a sibling called {sibling!r} at {url}: give this hub another name with --sibling"
         )
 
 

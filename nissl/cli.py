@@ -143,6 +143,9 @@ def hub_add(
     hub: Annotated[Path, typer.Argument(help="The hub's folder.")],
     dataset: Annotated[Path, typer.Argument(help="A brain, or a single dataset, on this machine.")],
     name: Annotated[str | None, typer.Option(help="Its name on the hub; the folder's by default.")] = None,
+    sibling: Annotated[
+        str, typer.Option(help="What the dataset is to call this hub, as in `datalad push --to`.")
+    ] = "hub",
     as_json: Json = False,
 ) -> None:
     """Take a dataset and all subdatasets installed in it into the hub; do it again to bring what is new."""
@@ -150,7 +153,7 @@ def hub_add(
     from nissl.hub.root import open_hub
 
     with Display(as_json=as_json, unit="files") as display:
-        taken = add_dataset(open_hub(hub), dataset, name, progress=display)
+        taken = add_dataset(open_hub(hub), dataset, name, sibling=sibling, progress=display)
     for one in taken:
         if as_json:
             say_json(

@@ -195,3 +195,21 @@ def test_adding_again_brings_what_is_new(public_hub: RunningHub) -> None:
     assert "0 annexed files copied" in first
     run("git", "annex", "fsck", "--all", cwd=public_hub.root.repository(SECTION))
     run("git", "fsck", "--strict", cwd=public_hub.root.repository(SECTION))
+
+
+def test_a_brain_may_be_on_two_hubs(public_hub: RunningHub, tmp_path: Path) -> None:
+    nissl, brain = str(BIN / "nissl"), str(public_hub.brain.path)
+    run(nissl, "hub", "init", "second", cwd=tmp_path)
+    said = run(nissl, "hub", "add", "second", brain, cwd=tmp_path, ok=False)
+    assert "--sibling" in said
+    run(nissl, "hub", "add", "second", brain, "--sibling", "second", "--name", "copy", cwd=tmp_path)
+    copied = list((tmp_path / "second" / "datasets").rglob("SHA256E-*"))
+    assert {path.stat().st_size for path in copied if path.is_file()} == set(map(len, shards(public_hub.section).values()))
+
+
+def test_what_is_no_dataset_is_not_taken_in(public_hub: RunningHub, tmp_path: Path) -> None:
+    nissl, root = str(BIN / "nissl"), str(public_hub.root.path)
+    assert "is not a dataset" in run(nissl, "hub", "add", root, str(tmp_path), cwd=tmp_path, ok=False)
+    bad_name = run(nissl, "hub", "add", root, str(public_hub.section), "--name", "../out", cwd=tmp_path, ok=False)
+    assert "cannot be a dataset's name" in bad_name
+    assert "port" in run(nissl, "hub", "serve", root, "--port", public_hub.url.rpartition(":")[2], cwd=tmp_path, ok=False)
