@@ -41,6 +41,16 @@ _HOP |= {"proxy-authorization", "proxy-authenticate", "authorization"}
 _BLOCK = 1 << 16
 
 
+# git-annex ends when our end of its standard input closes: also when this process is killed and can tell it nothing.
+_TIED = """
+exec 3<&0
+git-annex p2phttp --wideopen -J8 --directory "$1" --socket "$2/annex.sock" </dev/null &
+server=$!
+(cat <&3 >/dev/null; kill $server 2>/dev/null; rm -rf "$2") &
+wait $server
+"""
+
+
 class AnnexServerError(NisslError):
     """`git annex p2phttp` did not start."""
 
@@ -84,7 +94,8 @@ class AnnexServer:
         if self._session is not None:
             await self._session.close()
         if self._process is not None and self._process.returncode is None:
-            self._process.terminate()
+            assert self._process.stdin is not None  # noqa: S101 - it was asked for
+            self._process.stdin.close()
             try:
                 await asyncio.wait_for(self._process.wait(), 5)
             except TimeoutError:
@@ -97,10 +108,9 @@ class AnnexServer:
             await self._session.close()
         self.socket.unlink(missing_ok=True)
         self._process = await asyncio.create_subprocess_exec(
-            *("git-annex", "p2phttp", "--wideopen", "-J8"),
-            *("--directory", str(self._hub.repositories), "--socket", str(self.socket)),
+            *("sh", "-c", _TIED, "p2phttp", str(self._hub.repositories), str(self._folder)),
             env=environment(),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )

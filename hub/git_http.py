@@ -68,15 +68,15 @@ async def _backend(request: web.Request, dataset: str, endpoint: str, user: str)
         "GIT_PROJECT_ROOT": str(hub.repositories),
         "GIT_HTTP_EXPORT_ALL": "1",
         "PATH_INFO": f"/{dataset}.git/{endpoint}",
-        "QUERY_STRING": request.query_string,
+        "QUERY_STRING": request.rel_url.raw_query_string,
         "REQUEST_METHOD": request.method,
         "CONTENT_TYPE": request.headers.get("Content-Type", ""),
-        "HTTP_CONTENT_ENCODING": request.headers.get("Content-Encoding", ""),
         "GIT_PROTOCOL": request.headers.get("Git-Protocol", ""),
         "REMOTE_ADDR": request.remote or "",
         "REMOTE_USER": user,
     }
-    if request.content_length is not None:
+    # git compresses longer requests; aiohttp has unpacked them already, so that their length is not known.
+    if request.content_length is not None and "Content-Encoding" not in request.headers:
         variables["CONTENT_LENGTH"] = str(request.content_length)
     process = await asyncio.create_subprocess_exec(
         *("git", "http-backend"),

@@ -26,7 +26,7 @@ def create_app(hub: HubRoot, *, public: bool, url: str = "") -> web.Application:
     """The hub as an aiohttp application. public: everybody may read. url: its address behind a proxy."""
     app = web.Application(middlewares=[_say_errors], client_max_size=4 << 20)
     app[HUB], app[PUBLIC], app[URL] = hub, public, url.rstrip("/")
-    app.on_response_prepare.append(_allow_other_sites)
+    app.on_response_prepare.append(_add_headers)
     app.router.add_options(f"{data.SURFACE}{{tail:.*}}", _preflight)
     for surface in (catalogue, data, git_http, annex_http, viewer):
         surface.add_routes(app)
@@ -82,8 +82,9 @@ def _answer(request: web.Request, status: int, sentence: str, error: web.HTTPExc
     return response
 
 
-async def _allow_other_sites(request: web.Request, response: web.StreamResponse) -> None:
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Viewers on other sites may read data: the token decides, and no other site can borrow a browser's."""
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
     if request.path.startswith(data.SURFACE):
         response.headers["Access-Control-Allow-Origin"] = "*"
         response.headers["Access-Control-Expose-Headers"] = "Content-Range, ETag, X-Nissl-Commit"

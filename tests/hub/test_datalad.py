@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
-from datetime import timedelta
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from nissl.federation.access import Action
+from nissl.federation.access import Action, Grant
+from nissl.federation.tokens import issue_token
+from nissl.hub.intake import add_dataset
+from nissl.hub.root import create_hub
 from tests.hub.client import ask
-from tests.hub.conftest import IMAGE, SECTION, RunningHub
+from tests.hub.conftest import IMAGE, SECTION, RunningHub, serving
 
 BIN = Path(sys.executable).parent
 
@@ -204,7 +209,9 @@ def test_a_brain_may_be_on_two_hubs(public_hub: RunningHub, tmp_path: Path) -> N
     assert "--sibling" in said
     run(nissl, "hub", "add", "second", brain, "--sibling", "second", "--name", "copy", cwd=tmp_path)
     copied = list((tmp_path / "second" / "datasets").rglob("SHA256E-*"))
-    assert {path.stat().st_size for path in copied if path.is_file()} == set(map(len, shards(public_hub.section).values()))
+    assert {path.stat().st_size for path in copied if path.is_file()} == set(
+        map(len, shards(public_hub.section).values())
+    )
 
 
 def test_what_is_no_dataset_is_not_taken_in(public_hub: RunningHub, tmp_path: Path) -> None:
@@ -212,4 +219,64 @@ def test_what_is_no_dataset_is_not_taken_in(public_hub: RunningHub, tmp_path: Pa
     assert "is not a dataset" in run(nissl, "hub", "add", root, str(tmp_path), cwd=tmp_path, ok=False)
     bad_name = run(nissl, "hub", "add", root, str(public_hub.section), "--name", "../out", cwd=tmp_path, ok=False)
     assert "cannot be a dataset's name" in bad_name
-    assert "port" in run(nissl, "hub", "serve", root, "--port", public_hub.url.rpartition(":")[2], cwd=tmp_path, ok=False)
+    assert "port" in run(
+        nissl, "hub", "serve", root, "--port", public_hub.url.rpartition(":")[2], cwd=tmp_path, ok=False
+    )
+
+
+def test_a_fetch_with_a_long_history_of_its_own_is_understood(public_hub: RunningHub, tmp_path: Path) -> None:
+    # git compresses requests of more than a kilobyte, as the list of commits that this clone has.
+    clone, other = a_clone(public_hub, tmp_path / "work"), a_clone(public_hub, tmp_path / "other")
+    for number in range(60):
+        run("git", "commit", "-q", "--allow-empty", "-m", f"mine {number}", cwd=clone)
+    log_in(other, public_hub.token(Action.READ, Action.WRITE))
+    run("git", "switch", "-q", "-c", "news", cwd=other)
+    run("git", "commit", "-q", "--allow-empty", "-m", "theirs", cwd=other)
+    run("git", "push", "-q", "origin", "news", cwd=other)
+    run("git", "fetch", "-q", "origin", cwd=clone)
+    assert "theirs" in run("git", "log", "--format=%s", "origin/news", cwd=clone)
+
+
+def test_a_killed_hub_leaves_no_process_and_loses_nothing(public_hub: RunningHub, tmp_path: Path) -> None:
+    doomed = create_hub(tmp_path / "hub", "Doomed")
+    add_dataset(doomed, public_hub.section, "sample", sibling="doomed")
+    with subprocess.Popen(
+        [str(BIN / "nissl"), "hub", "serve", str(doomed.path), "--port", "18473", "--public"], stdout=subprocess.DEVNULL
+    ) as process:
+        url = "http://localhost:18473/git/sample"
+        for _ in range(100):
+            if subprocess.run(["git", "ls-remote", url], capture_output=True, check=False).returncode == 0:
+                break
+            time.sleep(0.1)
+        run("datalad", "clone", url, "work", cwd=tmp_path)
+        section = tmp_path / "work"
+        write = Grant("ramon", frozenset({Action.READ, Action.WRITE}))
+        log_in(section, issue_token(doomed.key, write, timedelta(hours=1), datetime.now(UTC)))
+        content = bytes(range(256)) * 1000
+        (section / "last.bin").write_bytes(content)
+        run("datalad", "save", "-m", "last", cwd=section)
+        run("datalad", "push", "--to", "origin", cwd=section)
+        assert annex_servers(doomed.path)
+        process.kill()
+    for _ in range(100):
+        if not annex_servers(doomed.path):
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("`git annex p2phttp` goes on without its hub")
+    repository = doomed.repository("sample")
+    run("git", "fsck", "--strict", cwd=repository)
+    assert "failed" not in run("git", "annex", "fsck", "--all", cwd=repository)
+    with serving(doomed.path, public=True) as url:
+        assert ask("GET", f"{url}/data/sample/main/last.bin").body == content
+
+
+def annex_servers(root: Path) -> set[int]:
+    """Processes of `git annex p2phttp` for that hub."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if b"p2phttp" in words and str(root / "datasets").encode() in words:
+                found.add(int(folder.name))
+    return found
