@@ -9,6 +9,7 @@
     sources      the checksums of what an image was made from
     provenance   how data came to be, in DataLad's run-record form (pure)
     ingest       a stack becomes an image in a section of a brain
+    planning     files, inodes and bytes of a brain before it exists (pure)
     locks        one writer at a time, and folders for work that a crash may leave behind
 
 Imported by `federation`, `hub` and the command line; imports `formats` and `nissl.errors`. No network here.
