@@ -33,7 +33,7 @@ ATTRIBUTES = """\
 *.tsv annex.largefiles=nothing
 *.md annex.largefiles=nothing
 sub-*/micr/*.h5 annex.largefiles=nothing
-*.ome.zarr/**/c/** annex.largefiles=anything
+**/*.ome.zarr/**/c/** annex.largefiles=anything
 """
 """Shards go to the annex however small, what describes them goes to git."""
 

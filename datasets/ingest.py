@@ -6,6 +6,9 @@ nothing that anybody sees, and the next run removes what it left.
 
 from __future__ import annotations
 
+import json
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,9 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nissl.datasets.brain import Brain, is_installed, register
-from nissl.datasets.git import require_identity
-from nissl.datasets.locks import workshop
+from nissl.datasets.brain import Brain, is_installed, is_recorded, register, require_saved
+from nissl.datasets.git import require_identity, require_room
+from nissl.datasets.locks import clear, exclusive, workshop
 from nissl.datasets.names import ImageName
 from nissl.datasets.provenance import Making, run_message, sources_of
 from nissl.datasets.section import (
@@ -68,7 +71,7 @@ class Order:
         options = ["--into", "../..", "--sample", self.image.sample, "--suffix", self.image.suffix]
         if self.image.stain is not None:
             options += ["--stain", self.image.stain]
-        options += ["--pixel-size", *(f"{length:g}" for length in self.voxel_size_um)]
+        options += ["--pixel-size", *map(_length, self.voxel_size_um)]
         for plane in sorted(self.skip):
             options += ["--skip", str(plane)]
         if self.codec != ZstdCodec():
@@ -81,7 +84,7 @@ class Ingested:
     """What became of an order."""
 
     status: str
-    """`created`, `replaced` or `unchanged`."""
+    """`created`, `replaced`, `unchanged`, or `recorded` where only the brain did not know about it yet."""
     section: Path
     image: Path
     shape: tuple[int, ...]
@@ -105,49 +108,83 @@ def ingest(
     Raises StackError for a bad stack, IngestError where the image exists and is another, NoSpaceError on a full disk.
     """
     require_identity(brain.path)
-    if min(order.voxel_size_um) <= 0:
-        raise IngestError(f"pixel size {order.voxel_size_um} um is not positive: give z, y and x in um")
+    clear(brain.bench)
+    require_room(brain.path)
+    if not all(length > 0 and math.isfinite(length) for length in order.voxel_size_um):
+        sizes = " ".join(f"{length:g}" for length in order.voxel_size_um)
+        raise IngestError(f"pixel size {sizes} is not a positive number of um on each axis: give z, y and x in um")
+    require_saved(brain)
+    if twice := [file for file, times in Counter(order.files).items() if times > 1]:
+        raise StackError(f"{twice[0]} is named {order.files.count(twice[0])} times: name each plane once")
     source = open_tiff_stack(order.files, skip=order.skip)
-    section = brain.section(order.image)
-    installed = is_installed(brain, order.image)
+    stamps = _stamps(source.files)
     known: tuple[SourceFile, ...] | None = None
-    exists = False
-    if installed:
-        tidy(section)
-        exists = has_image(section, order.image)
-    if exists:
+    if _has_image(brain, order):
         known = _checksum(source, progress)
-        difference = _difference(section, order, known)
-        if difference is None:
-            return _finish(brain, order, section, "unchanged")
-        if not replace:
-            raise IngestError(
-                f"{section.name} already has {order.image.image.name}, but {difference}: "
-                "give --replace to make a new version of it (the old one stays in the history)"
-            )
+        if not _is_news(brain, order, known, replace):
+            return _finish(brain, order, "unchanged")
     with workshop(brain.bench) as bench:
         started = datetime.now(UTC)
-        known, document = _build(source, order, bench, known, jobs, progress)
+        known, document = _build(source, order, bench, stamps, known, jobs, progress)
         making = Making(order.command(), known, order.settings(), started, datetime.now(UTC))
-        target = section
-        if not installed:
-            target = bench / section.name
-            create_section(target, order.image)
-        message = run_message(
-            f"Ingest {source.shape[0]} planes as {order.image.stem}",
-            making,
-            [str(path) for path in order.image.paths],
-            dataset_id(target),
+        require_room(brain.path)
+        with exclusive(brain.path / ".git" / "nissl" / f"{order.image.section.name}.lock"):
+            # Somebody else may have made the section, or the image, while this one was being built.
+            exists = _has_image(brain, order)
+            if exists and not _is_news(brain, order, known, replace):
+                return _finish(brain, order, "unchanged")
+            fresh = not is_installed(brain, order.image)
+            _put(brain, order, bench, source.shape[0], making, document, progress)
+            try:
+                return _finish(brain, order, "replaced" if exists else "created")
+            except BaseException:
+                if fresh and not is_recorded(brain, order.image):
+                    brain.section(order.image).rename(bench / "unrecorded")
+                raise
+
+
+def _has_image(brain: Brain, order: Order) -> bool:
+    section = brain.section(order.image)
+    if not is_installed(brain, order.image):
+        return False
+    tidy(section)
+    return has_image(section, order.image)
+
+
+def _is_news(brain: Brain, order: Order, now: tuple[SourceFile, ...], replace: bool) -> bool:
+    """Whether the image that is there differs from the one ordered. Raises IngestError where it may not be replaced."""
+    section = brain.section(order.image)
+    difference = _difference(section, order, now)
+    if difference is not None and not replace:
+        raise IngestError(
+            f"{section.name} already has {order.image.image.name}, but {difference}: "
+            "give --replace to make a new version of it (the old one stays in the history)"
         )
-        built = bench / order.image.image.name
-        total = sum(path.stat().st_size for path in built.rglob("*") if path.is_file())
-        annexed = _Counter("annex", total, progress)
-        put_image(target, order.image, built, order.voxel_size_um, making.document(), document, message, annexed.add)
-        annexed.finish()
-        if not installed:
-            section.parent.mkdir(exist_ok=True)
-            target.rename(section)
-    return _finish(brain, order, section, "replaced" if exists else "created")
+    return difference is not None
+
+
+def _put(
+    brain: Brain, order: Order, bench: Path, planes: int, making: Making, quality: dict[str, Any], progress: Progress
+) -> None:
+    """Put the image that was built in `bench` into its section, a new one where there is none."""
+    section = brain.section(order.image)
+    installed = is_installed(brain, order.image)
+    target = section if installed else bench / section.name
+    if not installed:
+        create_section(target, order.image)
+    message = run_message(
+        f"Ingest {planes} planes as {order.image.stem}",
+        making,
+        [str(path) for path in order.image.paths],
+        dataset_id(target),
+    )
+    built = bench / order.image.image.name
+    annexed = _Counter("annex", sum(path.stat().st_size for path in built.rglob("*") if path.is_file()), progress)
+    put_image(target, order.image, built, order.voxel_size_um, making.document(), quality, message, annexed.add)
+    annexed.finish()
+    if not installed:
+        section.parent.mkdir(exist_ok=True)
+        target.rename(section)
 
 
 class _Counter:
@@ -192,12 +229,15 @@ def _build(
     source: PlaneSource,
     order: Order,
     bench: Path,
+    before: dict[Path, tuple[int, int]],
     known: tuple[SourceFile, ...] | None,
     jobs: int | None,
     progress: Progress,
 ) -> tuple[tuple[SourceFile, ...], dict[str, Any]]:
-    """Build the image in `bench`, checksumming the sources meanwhile; returns the checksums and the quality report."""
-    before = _stamps(source.files)
+    """Build the image in `bench`, checksumming the sources meanwhile; returns the checksums and the quality report.
+
+    before: the sources' stamps when their checksums, or their structure, were first read.
+    """
     plan = plan_image(source, order.image.image.name, order.voxel_size_um, codec=order.codec)
     planes, height, width = source.shape
     voxel_bytes = (source.channels or 1) * source.dtype.itemsize
@@ -220,8 +260,9 @@ def _stamps(files: Sequence[Path]) -> dict[Path, tuple[int, int]]:
     return {file: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
 
 
-def _finish(brain: Brain, order: Order, section: Path, status: str) -> Ingested:
+def _finish(brain: Brain, order: Order, status: str) -> Ingested:
     """Record the section in its brain, also where an earlier run was killed before it could."""
+    section = brain.section(order.image)
     with open_image(section / order.image.image) as image:
         first = image.levels[0]
         axes, levels = image.axes, len(image.levels)
@@ -236,20 +277,23 @@ def _finish(brain: Brain, order: Order, section: Path, status: str) -> Ingested:
         "axes": "".join(axes),
         "shape": "x".join(map(str, first.shape)),
         "dtype": first.dtype.name,
-        "voxel_size_um": "x".join(f"{length:g}" for length in order.voxel_size_um),
+        "voxel_size_um": "x".join(map(_length, order.voxel_size_um)),
         "levels": str(levels),
         "bytes": str(nbytes),
         "quality_warnings": str(len(warnings)),
     }
     registered = register(brain, order.image, row)
     if status == "unchanged" and registered:
-        status = "created"  # an earlier run had made the section, but was killed before it could say so
+        status = "recorded"  # the section had it, but an earlier run was killed before it could tell the brain
     image_folder = section / order.image.image
     return Ingested(status, section, image_folder, first.shape, first.dtype.name, levels, nbytes, warnings)
 
 
-def _warnings(section: Path, image: ImageName) -> tuple[str, ...]:
-    import json
+def _length(um: float) -> str:
+    """A length as people write it, without losing a digit: 5, 0.2273456."""
+    return str(um).removesuffix(".0")
 
+
+def _warnings(section: Path, image: ImageName) -> tuple[str, ...]:
     document = json.loads((section / image.quality).read_text(encoding="utf-8"))
     return tuple(document["warnings"])

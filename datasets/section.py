@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from nissl.datasets import bids
 from nissl.datasets.brain import new_dataset
-from nissl.datasets.git import annex, annex_records, git
+from nissl.datasets.git import annex, annex_records, git, remove_stale_locks
 from nissl.datasets.locks import exclusive
 from nissl.datasets.names import ImageName
 from nissl.errors import NisslError
@@ -29,8 +31,6 @@ class SectionError(NisslError):
 def create_section(folder: Path, image: ImageName) -> None:
     """Create the dataset of a new section in `folder`, a BIDS dataset of its own, still without an image."""
     new_dataset(folder, f"section {image.sample} of subject {image.subject}")
-    # The work tree's file and the annexed object are one file with two names: no second copy of a section.
-    git(folder, "config", "annex.thin", "true")
     # Unlocked in every clone: an absent shard is then a pointer file, which Zarr readers refuse; a dangling link they
     # would read as zeros.
     annex(folder, "config", "--set", "annex.addunlocked", "true")
@@ -63,14 +63,41 @@ def read_record(section: Path, image: ImageName) -> dict[str, Any]:
 
 def tidy(section: Path) -> None:
     """Undo what a crash left of putting an image in: its files go back to the last commit."""
+    with exclusive(_lock(section)):
+        _tidy(section)
+
+
+def _tidy(section: Path) -> None:
     marker = _marker(section)
     if not marker.exists():
         return
-    for path in json.loads(marker.read_text(encoding="utf-8"))["paths"]:
-        _forget(section, path)
-        if git(section, "ls-tree", "HEAD", "--", path):
-            git(section, "checkout", "-q", "HEAD", "--", path)
+    remove_stale_locks(section)
+    begun = json.loads(marker.read_text(encoding="utf-8"))
+    if git(section, "rev-parse", "HEAD").strip() == begun["head"]:  # otherwise it was stopped after its commit
+        orphans = _objects_of(section, begun["paths"]) - set(begun["objects"])
+        for path in begun["paths"]:
+            _forget(section, path)
+            if git(section, "ls-tree", "HEAD", "--", path):
+                git(section, "checkout", "-q", "HEAD", "--", path)
+        if orphans:
+            annex(section, "dropkey", "--force", "--batch", text="".join(f"{key}\n" for key in sorted(orphans)))
     marker.unlink()
+
+
+def _objects(section: Path) -> dict[tuple[int, int], str]:
+    """The keys of the annexed content that is here, by the device and inode of its file."""
+    found = {}
+    for path in (section / ".git" / "annex" / "objects").glob("*/*/*/*"):
+        state = path.stat()
+        found[state.st_dev, state.st_ino] = path.name
+    return found
+
+
+def _objects_of(section: Path, paths: Sequence[str]) -> set[str]:
+    """The keys whose content is one file with a file at or below `paths` (annex.thin)."""
+    objects = _objects(section)
+    states = [file.stat() for path in paths for file in (section / path).rglob("*") if file.is_file()]
+    return {objects[state.st_dev, state.st_ino] for state in states if (state.st_dev, state.st_ino) in objects}
 
 
 def require_clean(section: Path) -> None:
@@ -96,10 +123,19 @@ def put_image(
 
     built: on the section's file system. Whatever stops this, the section is the old or the new one after `tidy`.
     """
-    with exclusive(section / ".git" / "nissl" / "lock"):
-        tidy(section)
+    with exclusive(_lock(section)):
+        _tidy(section)
         require_clean(section)
-        write_json(_marker(section), {"paths": [str(path) for path in image.paths]})
+        # The work tree's file and the annexed object are one file with two names: no second copy of a section.
+        git(section, "config", "annex.thin", "true")
+        write_json(
+            _marker(section),
+            {
+                "head": git(section, "rev-parse", "HEAD").strip(),
+                "paths": [str(path) for path in image.paths],
+                "objects": sorted(_objects(section).values()),
+            },
+        )
         try:
             for path in image.paths:
                 _forget(section, str(path))
@@ -114,19 +150,41 @@ def put_image(
                 table = section / name
                 text = table.read_text(encoding="utf-8") if table.exists() else ""
                 argument: Any = image.subject if name == "participants.tsv" else image
-                table.write_text(change(text, argument), encoding="utf-8")
+                changed = change(text, argument)
+                if changed != text:
+                    table.write_text(changed, encoding="utf-8")
             for entry in annex_records(section, "add", "."):
                 added(int(entry["key"].split("-s")[1].split("-")[0]) if entry.get("key") else 0)
             git(section, "commit", "-q", "-F", "-", text=message)
         except BaseException:
-            tidy(section)
+            _tidy(section)
             raise
         _marker(section).unlink()
 
 
 def image_bytes(section: Path, image: ImageName) -> int:
-    """Bytes of the image's files as they lie here."""
-    return sum(path.stat().st_size for path in (section / image.image).rglob("*") if path.is_file())
+    """Bytes of the image's files, also of those whose content is elsewhere."""
+    return sum(_size(path) for path in (section / image.image).rglob("*") if path.is_file() or path.is_symlink())
+
+
+_ANNEX_POINTER = re.compile(rb".*/?annex/objects/.*?-s(\d+)[^/]*--[^/]+\n?")
+"""What lies in the place of content that is elsewhere names its key, and the key the size
+(https://git-annex.branchable.com/internals/pointer_file/, .../internals/key_format/)."""
+
+
+def _size(path: Path) -> int:
+    """The file's size, or that of the content that it stands for."""
+    if path.is_symlink():
+        said = os.fsencode(path.readlink())
+    else:
+        with path.open("rb") as file:
+            said = file.read(1000)
+    pointer = _ANNEX_POINTER.fullmatch(said)
+    return int(pointer[1]) if pointer else path.stat().st_size
+
+
+def _lock(section: Path) -> Path:
+    return section / ".git" / "nissl" / "lock"
 
 
 def _marker(section: Path) -> Path:

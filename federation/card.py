@@ -59,7 +59,10 @@ def verify_card(document: Mapping[str, Any]) -> NodeCard:
         key = public_key(payload["key"]["public"])
         card = NodeCard(payload["name"], key, datetime.fromisoformat(payload["created"]))
         kind, claimed = envelope.payload_type, payload["key"]["id"]
-    except (KeyError, TypeError, ValueError, FormatError, KeyFileError) as error:
+        if not isinstance(card.name, str) or card.created.tzinfo is None:
+            raise TypeError("the name is no text, or the time has no zone")
+    # RecursionError: JSON nested too deeply, which anybody may send.
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, FormatError, KeyFileError) as error:
         raise CardError(f"this is not a node card ({error!r})") from None
     if kind != PAYLOAD_TYPE:
         raise CardError(f"this is a signed {kind}, not a node card")

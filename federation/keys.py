@@ -75,10 +75,14 @@ def create_key(path: Path) -> PrivateKey:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise KeyFileError(f"{path} exists already: a key is never overwritten, move it away first") from None
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(pem)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:  # a full disk leaves no half of a key
+        path.unlink()
+        raise
     return PrivateKey(key)
 
 

@@ -17,6 +17,7 @@ from nissl.federation.keys import PrivateKey, PublicKey
 
 AUDIENCE = "nissl-hub"
 LONGEST_LIFE = timedelta(days=366)
+_CLOCK_SKEW_S = 60
 
 
 class TokenError(NisslError):
@@ -52,10 +53,13 @@ def read_token(token: str, key: PublicKey, now: datetime) -> Grant:
             # The caller's clock decides, so that decisions can be repeated and tested.
             options={"require": ["exp", "iat", "sub"], "verify_exp": False, "verify_iat": False, "verify_nbf": False},
         )
-        if not int(claims["iat"]) - 60 <= now.timestamp() < int(claims["exp"]):
+        if now.timestamp() < int(claims["iat"]) - _CLOCK_SKEW_S:
+            raise TokenError("the token is not valid yet: compare this machine's clock with the hub's")
+        if now.timestamp() >= int(claims["exp"]):
             raise TokenError("the token has expired: ask for a new one with `nissl hub token`")
         actions = frozenset(Action(word) for word in str(claims.get("scope", "")).split())
         datasets = tuple(map(str, claims.get("datasets", ())))
-    except (jwt.InvalidTokenError, ValueError, TypeError) as error:
+    # RecursionError: JSON nested too deeply, which anybody may send.
+    except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise TokenError(f"this is not a token of this hub ({error})") from None
     return Grant(str(claims["sub"]), actions, datasets)
