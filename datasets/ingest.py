@@ -34,6 +34,7 @@ from nissl.datasets.sources import SourceFile, changes, checksum
 from nissl.errors import NisslError
 from nissl.formats.build import build_image, plan_image
 from nissl.formats.codec import ZstdCodec
+from nissl.formats.grid import CHUNK_EDGE, SHARD_EDGE
 from nissl.formats.image import open_image
 from nissl.formats.quality import report
 from nissl.formats.stack import PlaneSource, StackError
@@ -58,12 +59,17 @@ class Order:
     skip: frozenset[int] = frozenset()
     """Plane numbers, from 1, to leave out."""
     codec: ZstdCodec = field(default_factory=ZstdCodec)
+    chunk_edge: int = CHUNK_EDGE
+    shard_edge: int = SHARD_EDGE
+    """Edges of inner chunks and of shards in y and x, in voxels."""
 
     def settings(self) -> dict[str, Any]:
         return {
             "voxel_size_um": list(self.voxel_size_um),
             "skip": sorted(self.skip),
             "zstd_level": self.codec.level,
+            "chunk_edge": self.chunk_edge,
+            "shard_edge": self.shard_edge,
         }
 
     def command(self) -> tuple[str, ...]:
@@ -76,6 +82,8 @@ class Order:
             options += ["--skip", str(plane)]
         if self.codec != ZstdCodec():
             options += ["--zstd-level", str(self.codec.level)]
+        if (self.chunk_edge, self.shard_edge) != (CHUNK_EDGE, SHARD_EDGE):
+            options += ["--chunk-edge", str(self.chunk_edge), "--shard-edge", str(self.shard_edge)]
         return ("nissl", "ingest", *(str(file.absolute()) for file in self.files), *options)
 
 
@@ -113,6 +121,11 @@ def ingest(
     if not all(length > 0 and math.isfinite(length) for length in order.voxel_size_um):
         sizes = " ".join(f"{length:g}" for length in order.voxel_size_um)
         raise IngestError(f"pixel size {sizes} is not a positive number of um on each axis: give z, y and x in um")
+    if order.chunk_edge < 2 or order.chunk_edge % 2 or order.shard_edge < 1 or order.shard_edge % order.chunk_edge:
+        raise IngestError(
+            f"chunk edge {order.chunk_edge} and shard edge {order.shard_edge} do not fit: "
+            "give an even chunk edge, and a shard edge that is a multiple of it"
+        )
     require_saved(brain)
     if twice := [file for file, times in Counter(order.files).items() if times > 1]:
         raise StackError(f"{twice[0]} is named {order.files.count(twice[0])} times: name each plane once")
@@ -238,7 +251,14 @@ def _build(
 
     before: the sources' stamps when their checksums, or their structure, were first read.
     """
-    plan = plan_image(source, order.image.image.name, order.voxel_size_um, codec=order.codec)
+    plan = plan_image(
+        source,
+        order.image.image.name,
+        order.voxel_size_um,
+        codec=order.codec,
+        chunk_edge=order.chunk_edge,
+        shard_edge=order.shard_edge,
+    )
     planes, height, width = source.shape
     voxel_bytes = (source.channels or 1) * source.dtype.itemsize
     counter = _Counter("write", planes * height * width * voxel_bytes, progress)

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from nissl.formats.grid import ShardGrid, level_shapes, shard_grid
+from nissl.formats.grid import CHUNK_EDGE, SHARD_EDGE, ShardGrid, level_shapes, shard_grid
 from nissl.formats.shard_index import user_block_nbytes
 
 GIT_INODES = 48
@@ -22,7 +22,7 @@ GIT_INODES = 48
 ANNEX_INODES = 20
 """`.git/annex` without objects: locks, journal, the database of unlocked files."""
 _DOCUMENT_BYTES = 1500  # a `zarr.json`
-_DOCUMENTS = 11
+_DOCUMENTS = 10
 """Files of a section beside its image: BIDS documents and tables, DataLad's and git's settings, provenance."""
 _DOCUMENT_FOLDERS = 5
 _HDF5_BYTES = 3000  # structure of an HDF5 file with one dataset, beside its chunk index
@@ -78,14 +78,21 @@ def annex_folders(objects: int, *, mixed: bool) -> int:
 
 
 def footprints(
-    shape: tuple[int, int, int], dtype: np.dtype[np.generic], ratio: float, channels: int | None = None
+    shape: tuple[int, int, int],
+    dtype: np.dtype[np.generic],
+    ratio: float,
+    channels: int | None = None,
+    *,
+    chunk_edge: int = CHUNK_EDGE,
+    shard_edge: int = SHARD_EDGE,
 ) -> list[Footprint]:
     """What a section of `shape` (planes, height, width) takes in each layout.
 
     ratio: how much smaller compression makes the voxels; 1 for none. channels: samples per voxel of a colour section.
     """
     full: tuple[int, ...] = shape if channels is None else (channels, *shape)
-    grids = [shard_grid(level) for level in level_shapes(full)]
+    levels = level_shapes(full, smallest=chunk_edge)
+    grids = [shard_grid(level, chunk_edge=chunk_edge, shard_edge=shard_edge) for level in levels]
     return [
         _dual(grids, dtype, ratio),
         _chunks(grids, dtype, ratio),

@@ -160,6 +160,8 @@ def put_image(
             _tidy(section)
             raise
         _marker(section).unlink()
+        # Loose objects are an inode each: some 150 a section, a million in a brain.
+        git(section, "gc", "--quiet")
 
 
 def image_bytes(section: Path, image: ImageName) -> int:

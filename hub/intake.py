@@ -49,7 +49,8 @@ def add_dataset(
 ) -> list[Taken]:
     """Take the dataset at `source` and the subdatasets installed in it into the hub.
 
-    name: its name on the hub, by default that of its folder. sibling: what the source calls the hub. Raises HubError or GitError, saying what is in the way.
+    name: its name on the hub, by default that of its folder. sibling: what the source calls the hub. Raises HubError or
+    GitError, saying what is in the way.
     """
     source = source.absolute()
     if not (source / ".git").exists():
@@ -95,6 +96,10 @@ def _take(hub: HubRoot, source: Path, name: str, sibling: str, progress: Progres
         annex(source, "merge", "-q")
     refs = [f"refs/heads/{branch}", *(["refs/heads/git-annex"] if _uses_annex(source) else [])]
     git(source, "push", "-q", sibling, *(f"{ref}:{ref}" for ref in refs), "refs/tags/*:refs/tags/*")
+    if files or not known:
+        # Both sides wrote down, key by key, where content now lies: an inode each until git packs them.
+        for place in (source, repository):
+            git(place, "gc", "--quiet")
     return Taken(name, commit, files, known)
 
 
@@ -103,7 +108,7 @@ def _create(repository: Path, description: str, branch: str) -> None:
     making = repository.with_name(f".{repository.name}.making")
     if making.exists():
         shutil.rmtree(making)
-    git(repository.parent, "init", "-q", "--bare", f"--initial-branch={branch}", str(making))
+    git(repository.parent, "init", "-q", "--bare", "--template=", f"--initial-branch={branch}", str(making))
     annex(making, "init", "-q", description)
     for key, value in _RULES.items():
         git(making, "config", key, value)

@@ -130,7 +130,7 @@ def first_state(info: ImageInfo, source: str) -> dict[str, Any]:
 
 
 def _mixed(info: ImageInfo, source: str) -> dict[str, Any]:
-    """A source whose channels the shader sees all at once, as Neuroglancer takes them where their axis is called `c^`."""
+    """A source whose channels the shader sees all at once: those of an axis that Neuroglancer knows as `c^`."""
     steps = dict(zip(info.axes, info.voxel_size_um, strict=True))
     dimensions = {
         "c^" if axis == "c" else axis: [1, ""] if axis == "c" else [steps[axis] * 1e-6, "m"] for axis in steps

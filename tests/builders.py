@@ -89,8 +89,9 @@ def an_order(
     sample: str = "0042",
     stain: str | None = None,
     voxel_size_um: tuple[float, float, float] = VOXEL_SIZE_UM,
+    **edges: int,
 ) -> Order:
-    return Order(tuple(files), a_name(sample, stain), voxel_size_um)
+    return Order(tuple(files), a_name(sample, stain), voxel_size_um, **edges)  # type: ignore[arg-type]
 
 
 def ingested(brain: Brain, files: list[Path], sample: str = "0042", *, replace: bool = False) -> Ingested:

@@ -33,6 +33,8 @@ def ingest(
         bool, typer.Option("--replace", help="Make a new version of an image that was made from something else.")
     ] = False,
     zstd_level: Annotated[int, typer.Option(min=1, max=22, help="Compression: 1 is fast, 22 small.")] = 3,
+    chunk_edge: Annotated[int, typer.Option(help="Edge of an inner chunk, what a viewer fetches, in voxels.")] = 512,
+    shard_edge: Annotated[int, typer.Option(help="Edge of a shard, which is one file, in voxels.")] = 8192,
     jobs: Annotated[int | None, typer.Option(min=1, help="Cores to use; all that are available by default.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -52,6 +54,8 @@ def ingest(
         voxel_size_um=pixel_size,
         skip=frozenset(skip or ()),
         codec=ZstdCodec(zstd_level),
+        chunk_edge=chunk_edge,
+        shard_edge=shard_edge,
     )
     with Display(as_json=as_json) as display:
         done = ingest(brain, order, replace=replace, jobs=jobs, progress=display)

@@ -112,7 +112,8 @@ def test_provenance_says_from_what_by_what_and_how(full_brain: Brain, stack: lis
         {"name": file.name, "size": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
         for file in stack
     ]
-    assert record["settings"] == {"voxel_size_um": list(VOXEL_SIZE_UM), "skip": [], "zstd_level": 3}
+    edges = {"chunk_edge": 512, "shard_edge": 8192}
+    assert record["settings"] == {"voxel_size_um": list(VOXEL_SIZE_UM), "skip": [], "zstd_level": 3, **edges}
     assert record["command"][:2] == ["nissl", "ingest"]
     assert record["software"]["tifffile"]
 

@@ -224,6 +224,7 @@ def test_what_is_no_dataset_is_not_taken_in(public_hub: RunningHub, tmp_path: Pa
     )
 
 
+@pytest.mark.slow
 def test_a_fetch_with_a_long_history_of_its_own_is_understood(public_hub: RunningHub, tmp_path: Path) -> None:
     # git compresses requests of more than a kilobyte, as the list of commits that this clone has.
     clone, other = a_clone(public_hub, tmp_path / "work"), a_clone(public_hub, tmp_path / "other")
