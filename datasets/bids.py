@@ -67,7 +67,7 @@ the `.h5` beside an image shows the whole pyramid to HDF5 programs (they need th
 
 Get the voxels before you open them: `datalad get sub-{image.subject}`. A shard that is not here is an error for Zarr
 and HDF5 readers alike, unless it was locked (`git annex lock`): as a dangling link it would read as zeros.
-`provenance/` says what each image was made from, and how good its planes are.
+`provenance/` says what each image was made from, how good its planes are, and shows them side by side.
 """
 
 

@@ -34,9 +34,10 @@ from nissl.datasets.sources import SourceFile, changes, checksum
 from nissl.errors import NisslError
 from nissl.formats.build import build_image, plan_image
 from nissl.formats.codec import ZstdCodec
+from nissl.formats.contact_sheet import contact_sheet, overview
 from nissl.formats.grid import CHUNK_EDGE, SHARD_EDGE
 from nissl.formats.image import open_image
-from nissl.formats.quality import report
+from nissl.formats.quality import QualityReport, report
 from nissl.formats.stack import PlaneSource, StackError
 from nissl.formats.tiff import open_tiff_stack
 
@@ -107,12 +108,14 @@ def ingest(
     order: Order,
     *,
     replace: bool = False,
+    strict: bool = False,
     jobs: int | None = None,
     progress: Progress = lambda _stage, _done, _total: None,
 ) -> Ingested:
     """Make the image that `order` describes, in its section of `brain`.
 
     The same order again changes nothing; another one for the same image needs `replace`, which makes a new version.
+    strict: refuse a stack that the quality report warns about.
     Raises StackError for a bad stack, IngestError where the image exists and is another, NoSpaceError on a full disk.
     """
     require_identity(brain.path)
@@ -138,7 +141,10 @@ def ingest(
             return _finish(brain, order, "unchanged")
     with workshop(brain.bench) as bench:
         started = datetime.now(UTC)
-        known, document = _build(source, order, bench, stamps, known, jobs, progress)
+        known, quality, sheet = _build(source, order, bench, stamps, known, jobs, progress)
+        if strict and quality.warnings:
+            more = f" (and {len(quality.warnings) - 1} more)" if len(quality.warnings) > 1 else ""
+            raise IngestError(f"{quality.warnings[0]}{more}: scan it again, or ingest it as it is without --strict")
         making = Making(order.command(), known, order.settings(), started, datetime.now(UTC))
         require_room(brain.path)
         with exclusive(brain.path / ".git" / "nissl" / f"{order.image.section.name}.lock"):
@@ -147,7 +153,7 @@ def ingest(
             if exists and not _is_news(brain, order, known, replace):
                 return _finish(brain, order, "unchanged")
             fresh = not is_installed(brain, order.image)
-            _put(brain, order, bench, source.shape[0], making, document, progress)
+            _put(brain, order, bench, making, quality, sheet, progress)
             try:
                 return _finish(brain, order, "replaced" if exists else "created")
             except BaseException:
@@ -177,7 +183,13 @@ def _is_news(brain: Brain, order: Order, now: tuple[SourceFile, ...], replace: b
 
 
 def _put(
-    brain: Brain, order: Order, bench: Path, planes: int, making: Making, quality: dict[str, Any], progress: Progress
+    brain: Brain,
+    order: Order,
+    bench: Path,
+    making: Making,
+    quality: QualityReport,
+    sheet: bytes,
+    progress: Progress,
 ) -> None:
     """Put the image that was built in `bench` into its section, a new one where there is none."""
     section = brain.section(order.image)
@@ -186,14 +198,15 @@ def _put(
     if not installed:
         create_section(target, order.image)
     message = run_message(
-        f"Ingest {planes} planes as {order.image.stem}",
+        f"Ingest {len(quality.planes)} planes as {order.image.stem}",
         making,
         [str(path) for path in order.image.paths],
         dataset_id(target),
     )
     built = bench / order.image.image.name
     annexed = _Counter("annex", sum(path.stat().st_size for path in built.rglob("*") if path.is_file()), progress)
-    put_image(target, order.image, built, order.voxel_size_um, making.document(), quality, message, annexed.add)
+    record, judged = making.document(), quality.document()
+    put_image(target, order.image, built, order.voxel_size_um, record, judged, sheet, message, annexed.add)
     annexed.finish()
     if not installed:
         section.parent.mkdir(exist_ok=True)
@@ -246,8 +259,10 @@ def _build(
     known: tuple[SourceFile, ...] | None,
     jobs: int | None,
     progress: Progress,
-) -> tuple[tuple[SourceFile, ...], dict[str, Any]]:
-    """Build the image in `bench`, checksumming the sources meanwhile; returns the checksums and the quality report.
+) -> tuple[tuple[SourceFile, ...], QualityReport, bytes]:
+    """Build the image in `bench`, checksumming the sources meanwhile.
+
+    Returns the checksums, the quality report, and the contact sheet as a PNG.
 
     before: the sources' stamps when their checksums, or their structure, were first read.
     """
@@ -272,8 +287,12 @@ def _build(
     changed = [file.name for file, stamp in _stamps(source.files).items() if before[file] != stamp]
     if changed:
         raise StackError(f"{changed[0]} changed while it was read: ingest the stack again when the scanner is done")
-    document = report(quality, [(file.name, file.sha256) for file in known]).document()
-    return known, document
+    with open_image(bench / plan.name) as image:
+        seen = overview(image)
+        windows = [channel["window"] for channel in image.ome["omero"]["channels"]]
+    judged = report(quality, [(file.name, file.sha256) for file in known], seen.mean(axis=0))
+    sheet = contact_sheet(seen, (windows[0]["start"], windows[0]["end"]), judged.flagged)
+    return known, judged, sheet
 
 
 def _stamps(files: Sequence[Path]) -> dict[Path, tuple[int, int]]:

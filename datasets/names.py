@@ -25,6 +25,9 @@ class NameFormError(NisslError):
     """A subject, sample, stain or suffix that BIDS does not allow."""
 
 
+_STEM = re.compile(r"sub-([^_]+)_sample-([^_]+)(?:_stain-([^_]+))?_([^_]+)")
+
+
 def check_label(kind: str, value: str) -> str:
     """`value` if it can be a BIDS label. Raises NameFormError."""
     if not re.fullmatch(r"[0-9A-Za-z]+", value):
@@ -48,6 +51,14 @@ class ImageName:
             check_label("stain", self.stain)
         if self.suffix not in SUFFIXES:
             raise NameFormError(f"suffix {self.suffix!r} is none of BIDS microscopy's: {', '.join(SUFFIXES)}")
+
+    @classmethod
+    def parse(cls, stem: str) -> ImageName:
+        """The image that `stem` names, also with an image's extension behind it. Raises NameFormError."""
+        found = _STEM.fullmatch(stem.removesuffix("/").removesuffix(".ome.zarr"))
+        if found is None:
+            raise NameFormError(f"{stem!r} does not name an image: write it as in sub-01_sample-0042_stain-Nissl_BF")
+        return cls(*found.groups())
 
     @property
     def section(self) -> PurePosixPath:
@@ -86,7 +97,20 @@ class ImageName:
         """The quality report."""
         return PurePosixPath("provenance", f"{self.stem}_quality.json")
 
+    def labels(self, name: str) -> PurePosixPath:
+        """Where the image's labels `name` lie."""
+        return self.image / "labels" / name
+
+    def labels_record(self, name: str) -> PurePosixPath:
+        """The provenance record of its labels `name`."""
+        return PurePosixPath("provenance", f"{self.stem}_labels-{name}.json")
+
+    @property
+    def sheet(self) -> PurePosixPath:
+        """The contact sheet: all planes side by side, as a picture."""
+        return PurePosixPath("provenance", f"{self.stem}_planes.png")
+
     @property
     def paths(self) -> tuple[PurePosixPath, ...]:
         """Everything that belongs to this image alone, within the section."""
-        return (self.image, self.virtual, self.sidecar, self.record, self.quality)
+        return (self.image, self.virtual, self.sidecar, self.record, self.quality, self.sheet)

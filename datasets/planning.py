@@ -22,7 +22,7 @@ GIT_INODES = 48
 ANNEX_INODES = 20
 """`.git/annex` without objects: locks, journal, the database of unlocked files."""
 _DOCUMENT_BYTES = 1500  # a `zarr.json`
-_DOCUMENTS = 10
+_DOCUMENTS = 11
 """Files of a section beside its image: BIDS documents and tables, DataLad's and git's settings, provenance."""
 _DOCUMENT_FOLDERS = 5
 _HDF5_BYTES = 3000  # structure of an HDF5 file with one dataset, beside its chunk index

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +117,47 @@ def put_image(
     voxel_size_um: tuple[float, float, float],
     record: dict[str, Any],
     quality: dict[str, Any],
+    sheet: bytes,
     message: str,
     added: Added = lambda _: None,
 ) -> None:
     """Move the finished image at `built` into the section, in the place of an earlier one, and commit it.
 
-    built: on the section's file system. Whatever stops this, the section is the old or the new one after `tidy`.
+    built: on the section's file system. sheet: a PNG of all planes. Whatever stops this, the section is the old or the
+    new one after `tidy`.
+    """
+    with changing(section, [str(path) for path in image.paths]):
+        (section / image.folder).mkdir(parents=True, exist_ok=True)
+        built.rename(section / image.image)
+        with open_image(section / image.image) as opened:
+            write_virtual(section / image.virtual, opened)
+        write_json(section / image.sidecar, bids.sidecar(image, voxel_size_um))
+        write_json(section / image.record, record)
+        write_json(section / image.quality, quality)
+        (section / image.sheet).write_bytes(sheet)
+        for name, change in (("participants.tsv", bids.with_participant), ("samples.tsv", bids.with_sample)):
+            table = section / name
+            text = table.read_text(encoding="utf-8") if table.exists() else ""
+            argument: Any = image.subject if name == "participants.tsv" else image
+            changed = change(text, argument)
+            if changed != text:
+                table.write_text(changed, encoding="utf-8")
+        commit(section, message, added)
+
+
+def commit(section: Path, message: str, added: Added = lambda _: None) -> None:
+    """Commit all that has changed in the section, shards to the annex."""
+    for entry in annex_records(section, "add", "."):
+        added(int(entry["key"].split("-s")[1].split("-")[0]) if entry.get("key") else 0)
+    git(section, "commit", "-q", "-F", "-", text=message)
+
+
+@contextlib.contextmanager
+def changing(section: Path, paths: Sequence[str]) -> Iterator[None]:
+    """Take `paths` out of the section, for the caller to put new ones in their place and `commit`.
+
+    Whatever stops that, the section is the old or the new one after `tidy`. Raises SectionError where it has unsaved
+    changes.
     """
     with exclusive(_lock(section)):
         _tidy(section)
@@ -132,30 +168,14 @@ def put_image(
             _marker(section),
             {
                 "head": git(section, "rev-parse", "HEAD").strip(),
-                "paths": [str(path) for path in image.paths],
+                "paths": list(paths),
                 "objects": sorted(_objects(section).values()),
             },
         )
         try:
-            for path in image.paths:
-                _forget(section, str(path))
-            (section / image.folder).mkdir(parents=True, exist_ok=True)
-            built.rename(section / image.image)
-            with open_image(section / image.image) as opened:
-                write_virtual(section / image.virtual, opened)
-            write_json(section / image.sidecar, bids.sidecar(image, voxel_size_um))
-            write_json(section / image.record, record)
-            write_json(section / image.quality, quality)
-            for name, change in (("participants.tsv", bids.with_participant), ("samples.tsv", bids.with_sample)):
-                table = section / name
-                text = table.read_text(encoding="utf-8") if table.exists() else ""
-                argument: Any = image.subject if name == "participants.tsv" else image
-                changed = change(text, argument)
-                if changed != text:
-                    table.write_text(changed, encoding="utf-8")
-            for entry in annex_records(section, "add", "."):
-                added(int(entry["key"].split("-s")[1].split("-")[0]) if entry.get("key") else 0)
-            git(section, "commit", "-q", "-F", "-", text=message)
+            for path in paths:
+                _forget(section, path)
+            yield
         except BaseException:
             _tidy(section)
             raise

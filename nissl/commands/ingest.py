@@ -32,6 +32,9 @@ def ingest(
     replace: Annotated[
         bool, typer.Option("--replace", help="Make a new version of an image that was made from something else.")
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a stack that the quality report warns about.")
+    ] = False,
     zstd_level: Annotated[int, typer.Option(min=1, max=22, help="Compression: 1 is fast, 22 small.")] = 3,
     chunk_edge: Annotated[int, typer.Option(help="Edge of an inner chunk, what a viewer fetches, in voxels.")] = 512,
     shard_edge: Annotated[int, typer.Option(help="Edge of a shard, which is one file, in voxels.")] = 8192,
@@ -58,7 +61,7 @@ def ingest(
         shard_edge=shard_edge,
     )
     with Display(as_json=as_json) as display:
-        done = ingest(brain, order, replace=replace, jobs=jobs, progress=display)
+        done = ingest(brain, order, replace=replace, strict=strict, jobs=jobs, progress=display)
     if as_json:
         say_json(
             {

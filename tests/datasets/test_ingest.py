@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from builders import (
     VOXEL_SIZE_UM,
     a_clone,
@@ -58,6 +59,7 @@ def test_the_section_is_a_dataset_with_the_designed_tree(full_brain: Brain) -> N
         "dataset_description.json",
         "participants.tsv",
         "provenance/sub-01_sample-0042_BF.json",
+        "provenance/sub-01_sample-0042_BF_planes.png",
         "provenance/sub-01_sample-0042_BF_quality.json",
         "samples.tsv",
         "sub-01/micr/sub-01_sample-0042_BF.h5",
@@ -328,3 +330,16 @@ def test_two_orders_for_one_new_section_at_the_same_time_both_find_it_right(
     assert sorted(r.status if isinstance(r, Ingested) else repr(r) for r in results) == expected
     assert status(brain.path) == status(brain.section(a_name())) == ""
     assert not leftovers(brain.path)
+
+
+def test_a_stack_with_a_warning_is_refused_when_strict_and_leaves_nothing(empty_brain: Brain, tmp_path: Path) -> None:
+    brain = a_copy(empty_brain, tmp_path)
+    files = a_stack(tmp_path / "scan")
+    tifffile.imwrite(files[1], np.zeros_like(tifffile.imread(files[1])))
+    with pytest.raises(IngestError, match="plane 2 is constant"):
+        ingest(brain, an_order(files), strict=True)
+    assert not (brain.path / "sourcedata").exists()
+    done = ingest(brain, an_order(files))
+    assert any("plane 2 is constant" in warning for warning in done.warnings)
+    sheet = next((done.section / "provenance").glob("*_planes.png"))
+    assert sheet.read_bytes().startswith(b"\x89PNG")
