@@ -27,12 +27,12 @@ DEFOCUS = 0.8  # voxels of blur per plane away from the focus
 def make_stack(folder: Path) -> list[Path]:
     """A z-stack of TIFF planes, sharpest in the middle, with a little of a camera's noise."""
     noise = np.random.default_rng(1)
-    picture = skimage.data.immunohistochemistry()
+    picture = skimage.data.immunohistochemistry()  # type: ignore[no-untyped-call]
     folder.mkdir(parents=True)
     files = []
     for plane in range(PLANES):
         blur = abs(plane - PLANES // 2) * DEFOCUS
-        seen = skimage.filters.gaussian(picture, sigma=blur, channel_axis=2, preserve_range=True)
+        seen = skimage.filters.gaussian(picture, sigma=blur, channel_axis=2, preserve_range=True)  # type: ignore[no-untyped-call]
         seen += noise.normal(0, 1.5, seen.shape)
         files.append(folder / f"colon_z{plane:02}.tif")
         tifffile.imwrite(files[-1], seen.round().clip(0, 255).astype(np.uint8), photometric="rgb")

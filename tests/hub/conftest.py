@@ -89,12 +89,17 @@ def a_served_hub(folder: Path, *, public: bool) -> contextlib.AbstractContextMan
     return running()
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 @contextlib.contextmanager
 def serving(root: Path, *, public: bool) -> Iterator[str]:
     """`nissl hub serve` in a process of its own; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "nissl", "hub", "serve", str(root), "--port", str(port)]
     with (root / "serve.log").open("ab") as log:
         process = subprocess.Popen([*command, *(["--public"] if public else [])], stdout=log, stderr=log)

@@ -16,7 +16,7 @@ from nissl.federation.tokens import issue_token
 from nissl.hub.intake import add_dataset
 from nissl.hub.root import create_hub
 from tests.hub.client import ask
-from tests.hub.conftest import IMAGE, SECTION, RunningHub, serving
+from tests.hub.conftest import IMAGE, SECTION, RunningHub, free_port, serving
 
 BIN = Path(sys.executable).parent
 
@@ -241,10 +241,13 @@ def test_a_fetch_with_a_long_history_of_its_own_is_understood(public_hub: Runnin
 def test_a_killed_hub_leaves_no_process_and_loses_nothing(public_hub: RunningHub, tmp_path: Path) -> None:
     doomed = create_hub(tmp_path / "hub", "Doomed")
     add_dataset(doomed, public_hub.section, "sample", sibling="doomed")
+    port = free_port()
     with subprocess.Popen(
-        [str(BIN / "nissl"), "hub", "serve", str(doomed.path), "--port", "18473", "--public"], stdout=subprocess.DEVNULL
+        [str(BIN / "nissl"), "hub", "serve", str(doomed.path), "--port", str(port), "--public"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as process:
-        url = "http://localhost:18473/git/sample"
+        url = f"http://localhost:{port}/git/sample"
         for _ in range(100):
             if subprocess.run(["git", "ls-remote", url], capture_output=True, check=False).returncode == 0:
                 break
