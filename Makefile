@@ -28,7 +28,7 @@ lint: $(VENV)/.ready  ## Style, types, and which floor imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p nissl
-	$(BIN)/mypy --explicit-package-bases tests bench examples
+	$(BIN)/mypy tests bench examples
 	$(BIN)/lint-imports
 
 lock: $(VENV)/.ready  ## Write constraints.txt anew from pyproject.toml
@@ -37,6 +37,8 @@ lock: $(VENV)/.ready  ## Write constraints.txt anew from pyproject.toml
 
 bench: $(VENV)/.ready  ## Measure against the peers; minutes
 	$(BIN)/python -m bench.write_level
+	$(BIN)/python -m bench.ingest_memory
+	$(BIN)/python -m bench.patches
 
 # The end-to-end tests look at the viewer in Chromium. Without it they are skipped, and say so.
 browser:

@@ -11,8 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from made_stack import make_stack
-
+from bench.made_stack import make_stack
 from nissl.formats.build import available_cores, build_image, plan_image
 from nissl.formats.tiff import open_tiff_stack
 

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import tensorstore
 import tifffile
-from made_stack import make_stack
 from numpy.typing import NDArray
 
+from bench.made_stack import make_stack
 from nissl.formats import ome
 from nissl.formats.build import ImagePlan, available_cores, build_image, plan_image
 from nissl.formats.codec import ZstdCodec

@@ -9,7 +9,9 @@
     sources      the checksums of what an image was made from
     provenance   how data came to be, in DataLad's run-record form (pure)
     ingest       a stack becomes an image in a section of a brain
+    labelling    labels are put beside an image of a section
     planning     files, inodes and bytes of a brain before it exists (pure)
+    check        what is wrong with a brain or a section; damaged shards repaired or set aside
     locks        one writer at a time, and folders for work that a crash may leave behind
 
 Imported by `federation`, `hub` and the command line; imports `formats` and `nissl.errors`. No network here.

@@ -8,11 +8,15 @@ level above them, which is small by then.
 
 Regions run in separate processes (HDF5's lock and Python's do not matter then); within a region, chunks are compressed
 by threads.
+
+Labels go the same way. Their inner chunks may be several planes deep: then so many planes go down together, as a slab.
+Where z is halved too, two slabs make one of the next level: such levels are written one by one, each from the finer.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import math
 import multiprocessing
 import os
@@ -32,10 +36,10 @@ from nissl.formats import ome
 from nissl.formats.codec import ZstdCodec
 from nissl.formats.grid import CHUNK_EDGE, SHARD_EDGE, Box, Index, ShardGrid, level_shapes, shard_grid
 from nissl.formats.image import Level, open_image, shard_path
-from nissl.formats.pyramid import Cascade
+from nissl.formats.pyramid import Cascade, Reduction, halve_labels
 from nissl.formats.quality import PlaneQuality, look
 from nissl.formats.shards import ShardIdentity, ShardReader, ShardWriter, sync_folder, write_json
-from nissl.formats.stack import PlaneSource
+from nissl.formats.stack import PlaneSource, read_slab
 
 Progress = Callable[[int], None]
 """Called with the number of level-0 voxels finished since the last call, from one thread."""
@@ -44,6 +48,9 @@ _PARTS = ".parts"
 
 _WINDOW_SAMPLE = 1 << 23
 """Voxels that are enough to choose a display window."""
+
+_BAND_BYTES = 16 << 20
+"""Of a slab several planes deep so much is read at a time: files of one plane are then not opened for every row."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +64,20 @@ class ImagePlan:
     codec: ZstdCodec
     grids: tuple[ShardGrid, ...]
     """One per level."""
+    reduction: Reduction = Reduction.MEAN
+    halved_axes: int = 2
+    """2 where every level halves y and x, 3 where it halves z too."""
+
+    @property
+    def chunk_depth(self) -> int:
+        """Planes in an inner chunk."""
+        return self.grids[0].chunk_shape[-3]
 
     def identity(self, level: int) -> ShardIdentity:
         step = 2**level
         z, y, x = self.voxel_size_um
+        if self.halved_axes == 3:
+            z *= step
         return ShardIdentity(f"{self.name}/{level}", level, self.axes, (z, y * step, x * step))
 
 
@@ -120,19 +137,7 @@ def build_image(
     jobs: processes or threads to use, all cores by default. Memory stays below a few rows of chunks per job. Raises
     StackError where a plane turns out unreadable, NoSpaceError on a full disk; `folder` is then the caller's to remove.
     """
-    jobs = jobs or available_cores()
-    report = progress or (lambda _: None)
-    for number, grid in enumerate(plan.grids):
-        write_json(folder / str(number) / "zarr.json", ome.array_document(grid, plan.dtype, plan.codec, plan.axes))
-    regions = list(_regions(source, plan.grids[0]))
-    streamed = _streamed_levels(plan, regions)
-    if len(regions) == 1:
-        with ThreadPoolExecutor(jobs) as pool:
-            planes = _stream(source, folder, plan, regions[0], 0, range(streamed), pool, jobs, report)
-    else:
-        planes = _in_processes(source, folder, plan, regions, streamed, jobs, report)
-        _join_parts(folder, plan)
-    _reduce_rest(folder, plan, streamed, jobs)
+    planes = write_levels(source, folder, plan, jobs=jobs, progress=progress)
     window = display_window(Level(folder / str(len(plan.grids) - 1), plan.grids[-1], plan.dtype))
     channels = _channels(plan, window)
     write_json(
@@ -140,6 +145,39 @@ def build_image(
         ome.group_document(plan.name, plan.axes, plan.voxel_size_um, len(plan.grids), channels, plan.dtype),
     )
     open_image(folder).close()  # the folder is an image from here on: say so now if it were not
+    return planes
+
+
+def write_levels(
+    source: PlaneSource,
+    folder: Path,
+    plan: ImagePlan,
+    *,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> list[PlaneQuality]:
+    """Write the arrays of the pyramid, but not the group that makes them an image; otherwise like `build_image`.
+
+    Returns the quality of each plane of an image, nothing for labels.
+    """
+    jobs = jobs or available_cores()
+    report = progress or (lambda _: None)
+    for number, grid in enumerate(plan.grids):
+        write_json(folder / str(number) / "zarr.json", ome.array_document(grid, plan.dtype, plan.codec, plan.axes))
+    regions = list(_regions(source, plan))
+    if plan.halved_axes == 2:
+        streamed = _streamed_levels(plan, regions)
+        planes = _write(source, folder, plan, regions, 0, range(streamed), jobs, report)
+        _join_parts(folder, plan)
+        _reduce_rest(folder, plan, streamed, jobs)
+        return planes
+    planes = _write(source, folder, plan, regions, 0, range(1), jobs, report)
+    for level in range(1, len(plan.grids)):
+        finer = Level(folder / str(level - 1), plan.grids[level - 1], plan.dtype)
+        depth, height, width = plan.grids[level].array_shape
+        halved = _HalvedSource(finer, (depth, height, width))
+        regions = list(_regions(halved, plan, level))
+        _write(halved, folder, plan, regions, level, range(level, level + 1), jobs, lambda _: None)
     return planes
 
 
@@ -180,10 +218,10 @@ def _channels(plan: ImagePlan, window: tuple[float, float]) -> tuple[ome.Channel
     return tuple(ome.Channel(f"channel {number}", "FFFFFF", window) for number in range(count))
 
 
-def _regions(source: PlaneSource, grid: ShardGrid) -> Iterator[Region]:
-    """Single shards where the source can be read in columns, whole rows of shards where it cannot."""
-    height, width = grid.array_shape[-2:]
-    tall, wide = grid.shard_shape[-2:]
+def _regions(source: PlaneSource, plan: ImagePlan, level: int = 0) -> Iterator[Region]:
+    """Single shards of `level` where the source can be read in columns, whole rows of shards where it cannot."""
+    height, width = plan.grids[0].array_shape[-2:]
+    tall, wide = (edge << level for edge in plan.grids[level].shard_shape[-2:])
     if source.whole_rows:
         wide = width
     for top in range(0, height, tall):
@@ -243,6 +281,23 @@ class _Shelf:
         return self._folder / _PARTS / str(level) / "-".join(map(str, shard)) / self._region.name
 
 
+def _write(
+    source: PlaneSource,
+    folder: Path,
+    plan: ImagePlan,
+    regions: Sequence[Region],
+    entry: int,
+    levels: range,
+    jobs: int,
+    progress: Progress,
+) -> list[PlaneQuality]:
+    """Write `levels` of all regions: one region by threads, several by processes."""
+    if len(regions) > 1:
+        return _in_processes(source, folder, plan, regions, entry, levels, jobs, progress)
+    with ThreadPoolExecutor(jobs) as pool:
+        return _stream(source, folder, plan, regions[0], entry, levels, pool, jobs, progress)
+
+
 def _stream(
     source: PlaneSource,
     folder: Path,
@@ -255,6 +310,7 @@ def _stream(
     progress: Progress,
 ) -> list[PlaneQuality]:
     """Write `levels` of one region; the source's voxels are those of level `entry`, at or above them."""
+    judged = plan.reduction is Reduction.MEAN
     shelf = _Shelf(folder, plan, region)
     planes = source.shape[0]
     quality: list[PlaneQuality | None] = [None] * planes
@@ -272,32 +328,35 @@ def _stream(
                 before = quality[chunk[-3]]
                 quality[chunk[-3]] = seen if before is None else before + seen
 
-    def emit_from(plane: int) -> Callable[[int, int, NDArray[Any]], None]:
+    def emit_from(layer: int) -> Callable[[int, int, NDArray[Any]], None]:
         def emit(step: int, row: int, rows: NDArray[Any]) -> None:
             level = entry + step
             if level not in levels:
                 return
             edge = plan.grids[level].chunk_shape[-1]
             place = region.at(level)
-            stacked = (0, plane) if plan.axes[0] == "c" else (plane,)  # a chunk holds all samples of a colour
+            stacked = (0, layer) if plan.axes[0] == "c" else (layer,)  # a chunk holds all samples of a colour
             for left in range(0, rows.shape[2], edge):
                 chunk = (*stacked, (place.rows.start + row) // edge, (place.columns.start + left) // edge)
                 voxels = rows[:, :, left : left + edge]
-                waiting.append((level, chunk, pool.submit(_encode, voxels, edge, plan.codec, level == 0)))
+                shape = (math.prod(plan.grids[level].chunk_shape[:-2]), edge, edge)
+                waiting.append((level, chunk, pool.submit(_encode, voxels, shape, plan.codec, judged and level == 0)))
                 drain(4 * threads)
 
         return emit
 
     first = region.at(entry)
     widths = [len(region.at(level).columns) for level in range(entry, levels.stop)]
-    edge = plan.grids[0].chunk_shape[-1]
+    edge, depth = plan.grids[0].chunk_shape[-1], plan.chunk_depth
+    tall = _band(edge, depth, len(first.columns) * plan.dtype.itemsize)
     try:
-        for plane in range(planes):
-            cascade = Cascade(widths, edge, emit_from(plane))
-            for top in range(first.rows.start, first.rows.stop, edge):
-                rows = range(top, min(top + edge, first.rows.stop))
-                cascade.push(source.read(plane, rows, first.columns))
-                progress(len(rows) * len(first.columns))
+        for layer, start in enumerate(range(0, planes, depth)):
+            slab = range(start, min(start + depth, planes))
+            cascade = Cascade(widths, edge, emit_from(layer), plan.reduction)
+            for top in range(first.rows.start, first.rows.stop, tall):
+                rows = range(top, min(top + tall, first.rows.stop))
+                cascade.push(read_slab(source, slab, rows, first.columns))
+                progress(len(slab) * len(rows) * len(first.columns))
             cascade.finish()
         drain(0)
         shelf.close()
@@ -311,18 +370,24 @@ def _stream(
     return [plane for plane in quality if plane is not None]
 
 
-def _encode(voxels: NDArray[Any], edge: int, codec: ZstdCodec, judge: bool) -> tuple[bytes | None, PlaneQuality | None]:
-    """One inner chunk, shape (channels, rows, columns), padded with fill value at the array's edge.
+def _band(edge: int, depth: int, row_bytes: int) -> int:
+    """Rows to read at a time: one row of chunks of a single plane, as many as fit into the memory for a slab."""
+    return edge if depth == 1 else edge * max(1, _BAND_BYTES // (depth * edge * row_bytes))
+
+
+def _encode(
+    voxels: NDArray[Any], shape: tuple[int, int, int], codec: ZstdCodec, judge: bool
+) -> tuple[bytes | None, PlaneQuality | None]:
+    """One inner chunk (channels or planes, rows, columns), padded to `shape` with fill value at the array's edge.
 
     No payload where there is only fill value.
     """
     quality = look(voxels) if judge else None
     if not voxels.any():
         return None, quality
-    channels, rows, columns = voxels.shape
-    if (rows, columns) != (edge, edge):
-        padded = np.zeros((channels, edge, edge), dtype=voxels.dtype)
-        padded[:, :rows, :columns] = voxels
+    if voxels.shape != shape:
+        padded = np.zeros(shape, dtype=voxels.dtype)
+        padded[tuple(slice(0, n) for n in voxels.shape)] = voxels
         voxels = padded
     little_endian = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
     return codec.encode(np.ascontiguousarray(little_endian).data), quality
@@ -360,10 +425,20 @@ def _start_worker(shared: _Shared) -> None:
 
 
 def _work_on_region(
-    source: PlaneSource, folder: Path, plan: ImagePlan, region: Region, levels: range, threads: int
+    source: PlaneSource, folder: Path, plan: ImagePlan, region: Region, entry: int, levels: range, threads: int
 ) -> list[PlaneQuality]:
     with ThreadPoolExecutor(threads) as pool:
-        return _stream(source, folder, plan, region, 0, levels, pool, threads, _shared.count)
+        return _stream(source, folder, plan, region, entry, levels, pool, threads, _shared.count)
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that are started here never see Ctrl-C: before they can ignore it, they would die of it, noisily."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _in_processes(
@@ -371,7 +446,8 @@ def _in_processes(
     folder: Path,
     plan: ImagePlan,
     regions: Sequence[Region],
-    streamed: int,
+    entry: int,
+    levels: range,
     jobs: int,
     progress: Progress,
 ) -> list[PlaneQuality]:
@@ -382,9 +458,10 @@ def _in_processes(
     reported = 0
     with ProcessPoolExecutor(processes, context, _start_worker, (shared,)) as pool:
         threads = max(1, jobs // processes)
-        futures = [
-            pool.submit(_work_on_region, source, folder, plan, region, range(streamed), threads) for region in regions
-        ]
+        with _without_interrupts():
+            futures = [
+                pool.submit(_work_on_region, source, folder, plan, region, entry, levels, threads) for region in regions
+            ]
         try:
             pending = set(futures)
             while pending:
@@ -460,12 +537,50 @@ class _LevelSource:
         self.level.close()
 
 
+@dataclass
+class _SlabLevelSource(_LevelSource):
+    """A finished level of grey planes, read by the slab: its chunks are several planes deep."""
+
+    def read_slab(self, planes: range, rows: range, columns: range) -> NDArray[Any]:
+        start, stop = (planes.start, rows.start, columns.start), (planes.stop, rows.stop, columns.stop)
+        return self.level.read(Box(start, stop))
+
+
+@dataclass
+class _HalvedSource:
+    """The next coarser level of a finished level of labels, halved on all three axes, as a source."""
+
+    finer: Level
+    shape: tuple[int, int, int]
+
+    files: tuple[Path, ...] = ()
+    channels: int | None = None
+    whole_rows: bool = False
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.finer.dtype
+
+    def read(self, plane: int, rows: range, columns: range) -> NDArray[Any]:
+        return self.read_slab(range(plane, plane + 1), rows, columns)
+
+    def read_slab(self, planes: range, rows: range, columns: range) -> NDArray[Any]:
+        extents = (planes, rows, columns)
+        stop = tuple(min(2 * extent.stop, n) for extent, n in zip(extents, self.finer.shape, strict=True))
+        box = Box(tuple(2 * extent.start for extent in extents), stop)
+        return halve_labels(self.finer.read(box), halved_axes=3)
+
+    def close(self) -> None:
+        self.finer.close()
+
+
 def _reduce_rest(folder: Path, plan: ImagePlan, streamed: int, jobs: int) -> None:
     """Write the levels below the streamed ones, from the last of those."""
     if streamed == len(plan.grids):
         return
     last = streamed - 1
-    source = _LevelSource(Level(folder / str(last), plan.grids[last], plan.dtype))
+    kind = _LevelSource if plan.chunk_depth == 1 else _SlabLevelSource
+    source = kind(Level(folder / str(last), plan.grids[last], plan.dtype))
     height, width = plan.grids[0].array_shape[-2:]
     everything = Region(range(height), range(width))
     rest = range(streamed, len(plan.grids))

@@ -19,6 +19,15 @@ CHUNK_EDGE = 512
 SHARD_EDGE = 8192
 """Edge of a shard in y and x; with all focus planes 1 to 4 GiB raw, about 250 files for a section of 100k x 100k."""
 
+VOLUME_CHUNK_EDGE = 64
+"""Edge of an inner chunk of a volume on all three axes: whoever follows a body wants its surroundings in z too."""
+
+VOLUME_SHARD_EDGE = 1024
+"""Edge of a volume's shard: 4096 chunks, whose index of 64 kB is read once."""
+
+_ISOTROPIC = 0.8
+"""Smallest over largest voxel size from which a stack is a volume: 32 x 32 x 40 nm is, 1 x 1 x 5 um is not."""
+
 
 @dataclass(frozen=True)
 class Box:
@@ -145,13 +154,41 @@ def shard_grid(shape: Index, *, chunk_edge: int = CHUNK_EDGE, shard_edge: int = 
     )
 
 
-def level_shapes(shape: Index, *, smallest: int = CHUNK_EDGE) -> list[Index]:
-    """Shapes of the pyramid's levels: y and x halved, rounded up, until both fit into one inner chunk.
+def is_volume(shape: Index, voxel_size_um: tuple[float, float, float], *, chunk_edge: int = VOLUME_CHUNK_EDGE) -> bool:
+    """Whether labels of `shape` (z, y, x) are a volume, to be looked at along any axis, and not a stack of planes.
 
-    Focus planes are never averaged away: every level keeps all of z.
+    A volume has voxels of about the same size (z, y, x) on all axes, and at least a chunk's worth of planes.
+    """
+    nearly = 1e-9  # 0.032 / 0.04 is not quite 0.8
+    return shape[0] >= chunk_edge and min(voxel_size_um) >= (_ISOTROPIC - nearly) * max(voxel_size_um)
+
+
+def volume_grid(shape: Index, *, chunk_edge: int = VOLUME_CHUNK_EDGE, shard_edge: int = VOLUME_SHARD_EDGE) -> ShardGrid:
+    """The grid for a volume of `shape` (z, y, x): inner chunks and shards are cubes, shards no larger than needed."""
+    if chunk_edge < 1 or shard_edge % chunk_edge:
+        raise ValueError(f"shard edge {shard_edge} is not a multiple of chunk edge {chunk_edge}")
+    return ShardGrid(
+        array_shape=shape,
+        shard_shape=tuple(min(shard_edge, math.ceil(n / chunk_edge) * chunk_edge) for n in shape),
+        chunk_shape=(chunk_edge,) * len(shape),
+    )
+
+
+def list_grid(shape: Index, *, chunk: int, shard: int) -> ShardGrid:
+    """The grid for a list of `shape` (entries, ...): only the first axis is cut, into pieces of `chunk` entries."""
+    entries, *rest = shape
+    snug = min(shard, math.ceil(entries / chunk) * chunk)
+    return ShardGrid(array_shape=shape, shard_shape=(snug, *rest), chunk_shape=(chunk, *rest))
+
+
+def level_shapes(shape: Index, *, smallest: int = CHUNK_EDGE, halved_axes: int = 2) -> list[Index]:
+    """Shapes of the pyramid's levels: the last axes halved, rounded up, until all of them fit into one inner chunk.
+
+    halved_axes: 2 for y and x, so that focus planes are never averaged away and every level keeps all of z; 3 for
+    volumes, where z is halved too.
     """
     shapes = [shape]
-    while max(shapes[-1][-2:]) > smallest:
-        *stacked, height, width = shapes[-1]
-        shapes.append((*stacked, math.ceil(height / 2), math.ceil(width / 2)))
+    while max(shapes[-1][-halved_axes:]) > smallest:
+        kept, halved = shapes[-1][:-halved_axes], shapes[-1][-halved_axes:]
+        shapes.append((*kept, *(math.ceil(n / 2) for n in halved)))
     return shapes

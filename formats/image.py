@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nissl.errors import NisslError
+from nissl.formats.codec import thread_buffer
 from nissl.formats.grid import Box, Index, ShardGrid
 from nissl.formats.shards import ShardReader
 
@@ -44,11 +46,13 @@ class Level:
         if box.empty or box.intersect(Box((0,) * self.grid.rank, self.shape)) != box:
             raise NisslError(f"box {box} does not lie inside the image, which is {self.shape}")
         voxels = np.zeros(box.shape, dtype=self.dtype)
+        little_endian = self.dtype.newbyteorder("<")
+        buffer = thread_buffer("voxels", math.prod(self.grid.chunk_shape) * self.dtype.itemsize)
+        content = np.frombuffer(buffer, dtype=little_endian).reshape(self.grid.chunk_shape)
         for chunk in self.grid.chunks_in(box):
             shard, within = self.grid.locate(chunk)
             reader = self._reader(shard)
-            content = None if reader is None else reader.chunk(within, self.dtype)
-            if content is None:
+            if reader is None or not reader.chunk_into(within, buffer):
                 continue
             chunk_box = self.grid.chunk_box(chunk)
             common = chunk_box.intersect(box)
@@ -96,7 +100,7 @@ class Image:
 
 def open_image(folder: Path) -> Image:
     """Open the OME-Zarr image in `folder`. Raises NotAnImageError where it is none that Nissl can read."""
-    group = _document(folder / "zarr.json")
+    group = read_document(folder / "zarr.json")
     try:
         ome = group["attributes"]["ome"]
         multiscale = ome["multiscales"][0]
@@ -129,11 +133,12 @@ def grid_of(array: dict[str, Any]) -> ShardGrid:
 
 
 def _open_level(folder: Path) -> Level:
-    array = _document(folder / "zarr.json")
+    array = read_document(folder / "zarr.json")
     return Level(folder, grid_of(array), np.dtype(array["data_type"]))
 
 
-def _document(path: Path) -> dict[str, Any]:
+def read_document(path: Path) -> dict[str, Any]:
+    """A Zarr v3 `zarr.json`. Raises NotAnImageError where it cannot be read."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -5,6 +5,7 @@ Specification: https://ngff.openmicroscopy.org/0.5/ (metadata under `attributes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,21 +69,8 @@ def group_document(
 ) -> dict[str, Any]:
     """`zarr.json` of the image: one multiscale of `levels` levels, halved in y and x.
 
-    voxel_size_um: (z, y, x) of level 0. A voxel of level n is the mean of 2^n x 2^n, so its centre lies
-    (2^n - 1) / 2 voxels of level 0 further: that is each level's translation.
+    voxel_size_um: (z, y, x) of level 0.
     """
-    datasets = []
-    for level in range(levels):
-        scale, translation = [], []
-        for axis in axes:
-            step = dict(zip(SPATIAL, voxel_size_um, strict=True)).get(axis, 1.0)
-            factor = 2**level if axis in ("y", "x") else 1
-            scale.append(step * factor)
-            translation.append(step * (factor - 1) / 2)
-        transformations: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
-        if level:
-            transformations.append({"type": "translation", "translation": translation})
-        datasets.append({"path": str(level), "coordinateTransformations": transformations})
     lowest, highest = _range_of(dtype)
     return {
         "zarr_format": 3,
@@ -94,7 +82,7 @@ def group_document(
                     {
                         "name": name,
                         "axes": [_axis(axis) for axis in axes],
-                        "datasets": datasets,
+                        "datasets": _datasets(axes, voxel_size_um, levels, ("y", "x")),
                         "type": "mean",
                         "metadata": {"description": "2x2 mean in y and x; focus planes are kept at every level"},
                     }
@@ -118,6 +106,71 @@ def group_document(
             }
         },
     }
+
+
+def labels_document(names: Sequence[str]) -> dict[str, Any]:
+    """`zarr.json` of an image's group `labels`: which labels there are."""
+    return {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {"ome": {"version": "0.5", "labels": list(names)}},
+    }
+
+
+def label_document(
+    name: str,
+    voxel_size_um: tuple[float, float, float],
+    levels: int,
+    halved: tuple[str, ...],
+) -> dict[str, Any]:
+    """`zarr.json` of the labels `name` of an image two folders further up; halved: the axes that every level halves."""
+    window = "x".join("2" for _ in halved)
+    return {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {
+            "ome": {
+                "version": "0.5",
+                "multiscales": [
+                    {
+                        "name": name,
+                        "axes": [_axis(axis) for axis in SPATIAL],
+                        "datasets": _datasets(SPATIAL, voxel_size_um, levels, halved),
+                        "type": "mode",
+                        "metadata": {
+                            "description": f"{window} mode in {', '.join(halved)}; on a tie the smallest label, "
+                            "background only where it has more voxels than every label"
+                        },
+                    }
+                ],
+                # No colours: there may be millions of labels, and viewers colour them by their ids.
+                "image-label": {"source": {"image": "../../"}},
+            }
+        },
+    }
+
+
+def _datasets(
+    axes: tuple[str, ...], voxel_size_um: tuple[float, float, float], levels: int, halved: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """The levels' places and transformations.
+
+    A voxel of level n stands for 2^n voxels of level 0 along each halved axis, so its centre lies (2^n - 1) / 2 of them
+    further: that is each level's translation.
+    """
+    datasets = []
+    for level in range(levels):
+        scale, translation = [], []
+        for axis in axes:
+            step = dict(zip(SPATIAL, voxel_size_um, strict=True)).get(axis, 1.0)
+            factor = 2**level if axis in halved else 1
+            scale.append(step * factor)
+            translation.append(step * (factor - 1) / 2)
+        transformations: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
+        if level:
+            transformations.append({"type": "translation", "translation": translation})
+        datasets.append({"path": str(level), "coordinateTransformations": transformations})
+    return datasets
 
 
 def _axis(name: str) -> dict[str, str]:

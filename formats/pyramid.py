@@ -1,10 +1,13 @@
 """One plane on its way down the pyramid: rows come in at the top, rows of chunks leave at every level.
 
-Nothing larger than one row of chunks per level is held, however large the plane.
+Nothing larger than one row of chunks per level is held, however large the plane. Images are reduced to their mean,
+labels to their mode: the mean of two ids is the id of somebody else.
 """
 
 from __future__ import annotations
 
+import enum
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,6 +50,57 @@ def _wide_enough(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(f"{dtype.kind}{min(8, 2 * dtype.itemsize)}")
 
 
+def halve_labels(voxels: NDArray[Any], halved_axes: int = 2) -> NDArray[Any]:
+    """The mode of each 2x2 in the last two axes, or of each 2x2x2 in the last three, shape rounded up.
+
+    voxels: unsigned ids, 0 for background. Background is the result only where it has more voxels than every label; of
+    labels with equally many voxels the smallest id is the result, so that neither the order of the axes nor that of
+    the voxels matters. At an odd edge only what is there counts.
+    """
+    halved = voxels.shape[-halved_axes:]
+    if any(n % 2 for n in halved):
+        # Every voxel at the edge then counts twice, which changes no majority and no tie.
+        pad = [(0, 0)] * (voxels.ndim - halved_axes) + [(0, n % 2) for n in halved]
+        voxels = np.pad(voxels, pad, mode="edge")
+    corners: list[NDArray[Any]] = []
+    for firsts in itertools.product((0, 1), repeat=halved_axes):
+        every_second: tuple[Any, ...] = (..., *(slice(first, None, 2) for first in firsts))
+        corners.append(voxels[every_second])
+    mixed = corners[1] != corners[0]
+    for corner in corners[2:]:
+        mixed |= corner != corners[0]
+    reduced = corners[0].copy()
+    if mixed.any():  # few blocks are: the rest is done
+        reduced[mixed] = _modes(np.stack([corner[mixed] for corner in corners]))
+    return reduced
+
+
+def _modes(ids: NDArray[Any]) -> NDArray[Any]:
+    """The mode of each column; on a tie the smallest id, with background as the largest."""
+    one = ids.dtype.type(1)
+    ordered = np.sort(ids - one, axis=0)  # background wraps around to the largest
+    best, longest = ordered[0].copy(), np.ones(ids.shape[1], dtype=np.uint8)
+    run = longest.copy()
+    for before, here in itertools.pairwise(ordered):
+        run = np.where(here == before, run + np.uint8(1), np.uint8(1))
+        longer = run > longest
+        best[longer] = here[longer]
+        np.maximum(longest, run, out=longest)
+    modes: NDArray[Any] = best + one
+    return modes
+
+
+class Reduction(enum.Enum):
+    """How the voxels of a level become one of the next coarser; the values are OME-Zarr's names."""
+
+    MEAN = "mean"
+    MODE = "mode"
+
+    def halve(self, voxels: NDArray[Any]) -> NDArray[Any]:
+        """`voxels` reduced 2x2 in the last two axes."""
+        return halve(voxels) if self is Reduction.MEAN else halve_labels(voxels)
+
+
 Emit = Callable[[int, int, NDArray[Any]], None]
 """Takes (level, first row in that level's region, rows of shape (channels, up to chunk edge, width))."""
 
@@ -56,9 +110,13 @@ class Cascade:
 
     widths: the region's width at each level, the first being that of the rows pushed in. emit: called with each row of
     chunks, at every level, from top to bottom. chunk_edge must be even, so that only a plane's last row can be odd.
+    Where inner chunks are several planes deep, these planes go down together, in the place of channels.
     """
 
-    def __init__(self, widths: Sequence[int], chunk_edge: int, emit: Emit) -> None:
+    def __init__(
+        self, widths: Sequence[int], chunk_edge: int, emit: Emit, reduction: Reduction = Reduction.MEAN
+    ) -> None:
+        self._reduction = reduction
         self._widths = widths
         self._edge = chunk_edge
         self._emit = emit
@@ -103,4 +161,4 @@ class Cascade:
         self._emit(level, self._row[level], rows)
         self._row[level] += rows.shape[1]
         if level + 1 < len(self._widths):
-            self._push(level + 1, halve(rows))
+            self._push(level + 1, self._reduction.halve(rows))

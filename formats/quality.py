@@ -154,8 +154,8 @@ def report(
 ) -> QualityReport:
     """Judge the planes.
 
-    checksums: (file name, digest) of each source file, to find planes that are there twice. overview: the planes, small,
-    shape (planes, rows, columns), to find tissue.
+    checksums: (file name, digest) of each source file, to find planes that are there twice. overview: the planes,
+    small, shape (planes, rows, columns), to find tissue.
     """
     warnings: list[str] = []
     flagged: set[int] = set()

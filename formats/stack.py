@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,26 @@ class PlaneSource(Protocol):
 
     def close(self) -> None:
         """Close the files that reading opened in this process."""
+
+
+@runtime_checkable
+class SlabSource(Protocol):
+    """A source of grey planes that reads several of them at once for less than one after the other."""
+
+    def read_slab(self, planes: range, rows: range, columns: range) -> NDArray[Any]:
+        """Voxels, shape (planes, rows, columns), in native byte order."""
+
+
+def read_slab(source: PlaneSource, planes: range, rows: range, columns: range) -> NDArray[Any]:
+    """Voxels of consecutive planes of `source`, in native byte order.
+
+    Shape (planes, rows, columns); of a source with channels only one plane at a time, (channels, rows, columns).
+    """
+    if isinstance(source, SlabSource):
+        return source.read_slab(planes, rows, columns)
+    if len(planes) == 1:
+        return source.read(planes.start, rows, columns)
+    return np.concatenate([source.read(plane, rows, columns) for plane in planes])
 
 
 def order_planes(files: Sequence[Path]) -> list[Path | None]:

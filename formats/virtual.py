@@ -1,7 +1,7 @@
 """The `.h5` beside an image: virtual HDF5 datasets over all shards of every level, by relative path. Nothing is copied.
 
-HDF5 programs open one file and see the pyramid as datasets `0`, `1`, ... A source that HDF5 finds but cannot open, as the
-pointer file of an absent shard, is an error; one that it does not find, as behind a dangling link, is fill value.
+HDF5 programs open one file and see the pyramid as datasets `0`, `1`, ... A source that HDF5 finds but cannot open, as
+the pointer file of an absent shard, is an error; one that it does not find, as behind a dangling link, is fill value.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from nissl import __version__
-from nissl.commands import brain, hub
+from nissl.commands import brain, hub, labels
+from nissl.commands.check import check, repair
 from nissl.commands.ingest import ingest
 from nissl.commands.plan import plan
 
@@ -27,6 +28,9 @@ for command in (hub.init, hub.add, hub.serve, hub.token):
 app.add_typer(brains, name="brain")
 app.command()(ingest)
 app.command()(plan)
+app.command()(check)
+app.command()(repair)
+app.add_typer(labels.app, name="labels")
 app.add_typer(hubs, name="hub")
 
 

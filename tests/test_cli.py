@@ -14,7 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from builders import (
+
+from nissl import __version__
+from nissl.datasets import tables
+from nissl.datasets.brain import Brain
+from tests.builders import (
     a_copy,
     a_stack,
     empty_brain,
@@ -27,10 +31,6 @@ from builders import (
     state,
     status,
 )
-
-from nissl import __version__
-from nissl.datasets import tables
-from nissl.datasets.brain import Brain
 
 __all__ = ["empty_brain", "full_brain", "own_git_identity", "stack"]
 

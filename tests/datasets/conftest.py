@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from builders import empty_brain, full_brain, own_git_identity, stack
+from tests.builders import empty_brain, full_brain, own_git_identity, stack
 
 __all__ = ["empty_brain", "full_brain", "own_git_identity", "stack"]

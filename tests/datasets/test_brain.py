@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from builders import a_copy, a_name, a_stack, an_order, head, ingested, run, state, status
 
 from nissl.datasets.brain import Brain, BrainError, create_brain, open_brain
 from nissl.datasets.git import GitError
 from nissl.datasets.ingest import ingest
 from nissl.datasets.names import NameFormError
+from tests.builders import a_copy, a_name, a_stack, an_order, head, ingested, run, state, status
 
 
 def test_a_new_brain_is_a_clean_datalad_superdataset_of_bids_type_study(empty_brain: Brain) -> None:

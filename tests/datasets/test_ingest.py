@@ -12,7 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from builders import (
+
+from nissl.datasets import tables
+from nissl.datasets.brain import Brain
+from nissl.datasets.ingest import Ingested, IngestError, ingest
+from nissl.datasets.section import SectionError
+from nissl.formats.grid import Box
+from nissl.formats.image import open_image
+from tests.builders import (
     VOXEL_SIZE_UM,
     a_clone,
     a_copy,
@@ -27,13 +34,6 @@ from builders import (
     status,
     voxels_of,
 )
-
-from nissl.datasets import tables
-from nissl.datasets.brain import Brain
-from nissl.datasets.ingest import Ingested, IngestError, ingest
-from nissl.datasets.section import SectionError
-from nissl.formats.grid import Box
-from nissl.formats.image import open_image
 
 IMAGE = "sub-01/micr/sub-01_sample-0042_BF.ome.zarr"
 

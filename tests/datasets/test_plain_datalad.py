@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import tensorstore
 import zarr
-from builders import a_clone, a_copy, a_name, an_order, head, ingested, run, state, status, voxels_of
 from numpy.typing import NDArray
 
 from nissl.datasets.brain import Brain, create_brain
@@ -23,6 +22,7 @@ from nissl.datasets.names import ImageName
 from nissl.formats.grid import Box
 from nissl.formats.image import open_image
 from nissl.formats.shards import AbsentShardError
+from tests.builders import a_clone, a_copy, a_name, an_order, head, ingested, run, state, status, voxels_of
 
 IMAGE = Path("sub-01/micr/sub-01_sample-0042_BF.ome.zarr")
 SECTION = Path("sourcedata/sample-0042")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import a_copy, a_stack, an_order
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from nissl.datasets.ingest import ingest
 from nissl.datasets.planning import Layout, annex_folders, footprints
 from nissl.hub.intake import add_dataset
 from nissl.hub.root import create_hub
+from tests.builders import a_copy, a_stack, an_order
 
 
 def inodes(folder: Path) -> int:

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from formats_model import a_picture, build, write_planes
 from ome_zarr_models.v05 import Image
 
 from nissl.formats import ome
 from nissl.formats.tiff import open_tiff_stack
+from tests.formats.formats_model import a_picture, build, write_planes
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from formats_model import slow_halve, slow_pyramid
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from nissl.formats.pyramid import Cascade, halve
+from tests.formats.formats_model import slow_halve, slow_pyramid
 
 integer_planes = st.sampled_from(["u1", "u2", "u4", "i1", "i2", "i4"]).flatmap(
     lambda dtype: hnp.arrays(dtype, st.tuples(st.integers(1, 12), st.integers(1, 12)))

@@ -12,7 +12,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from formats_model import (
+from numpy.typing import NDArray
+
+from nissl.errors import NisslError
+from nissl.formats.grid import Box
+from nissl.formats.image import NotAnImageError, open_image
+from nissl.formats.shards import AbsentShardError, DamagedShardError, ShardReader
+from nissl.formats.tiff import open_tiff_stack
+from tests.formats.formats_model import (
     READERS,
     a_picture,
     build,
@@ -23,13 +30,6 @@ from formats_model import (
     with_virtual_hdf5,
     write_planes,
 )
-from numpy.typing import NDArray
-
-from nissl.errors import NisslError
-from nissl.formats.grid import Box
-from nissl.formats.image import NotAnImageError, open_image
-from nissl.formats.shards import AbsentShardError, DamagedShardError, ShardReader
-from nissl.formats.tiff import open_tiff_stack
 
 CHUNK = 64
 POINTER = "/annex/objects/SHA256E-s166060--9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\n"

@@ -14,7 +14,6 @@ import hdf5plugin  # noqa: F401  # registers the zstd filter with HDF5
 import numpy as np
 import pytest
 import zarr
-from formats_model import a_picture, an_identity, axes_of, chunks_with_voxels, read_whole, write_array
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -31,6 +30,7 @@ from nissl.formats.shards import (
     hdf5_shape,
     write_json,
 )
+from tests.formats.formats_model import a_picture, an_identity, axes_of, chunks_with_voxels, read_whole, write_array
 
 GRID = ShardGrid((3, 40, 50), (3, 32, 32), (1, 16, 16))
 VOXELS = a_picture(GRID.array_shape)
@@ -128,11 +128,11 @@ def test_a_shard_found_alone_says_what_it_is(tmp_path: Path) -> None:
     with h5py.File(a_shard(tmp_path, shard=(0, 1, 1))) as file:
         attributes = dict(file[DATASET].attrs)
         assert file[DATASET].dtype == np.dtype("<u2")
-    assert attributes["array"] == "sub-01_BF.ome.zarr/0"
+    assert attributes["array"] == b"sub-01_BF.ome.zarr/0"
     assert attributes["level"] == 0
-    assert list(attributes["axes"]) == ["z", "y", "x"]
+    assert list(attributes["axes"]) == [b"z", b"y", b"x"]
     assert list(attributes["voxel_size"]) == [5.0, 1.0, 1.0]
-    assert attributes["voxel_size_unit"] == "micrometer"
+    assert attributes["voxel_size_unit"] == b"micrometer"
     assert list(attributes["origin"]) == [0, 32, 32]
     assert list(attributes["extent"]) == [3, 8, 18]
     assert list(attributes["array_shape"]) == [3, 40, 50]
@@ -343,6 +343,6 @@ def test_colour_shards_carry_the_channel_axis(tmp_path: Path) -> None:
     voxels = a_picture(grid.array_shape, "uint8")
     level = write_array(tmp_path, grid, voxels)
     with h5py.File(level.shard_path((0, 0, 1, 1))) as file:
-        assert list(file[DATASET].attrs["axes"]) == list(axes_of(4))
+        assert [axis.decode() for axis in file[DATASET].attrs["axes"]] == list(axes_of(4))
         assert list(file[DATASET].attrs["origin"]) == [0, 0, 16, 16]
     assert np.array_equal(read_whole(level), voxels)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from formats_model import a_picture, write_planes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from PIL import Image as PillowImage
 
 from nissl.formats.stack import StackError
 from nissl.formats.tiff import TiffStack, open_tiff_stack
+from tests.formats.formats_model import a_picture, write_planes
 
 SHAPE = (3, 70, 90)
 

@@ -6,11 +6,19 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from formats_model import READERS, a_picture, build, shards_of, virtual_path, with_virtual_hdf5, write_planes
 
 from nissl.formats.image import open_image
 from nissl.formats.tiff import open_tiff_stack
 from nissl.formats.virtual import write_virtual
+from tests.formats.formats_model import (
+    READERS,
+    a_picture,
+    build,
+    shards_of,
+    virtual_path,
+    with_virtual_hdf5,
+    write_planes,
+)
 
 VOXELS = a_picture((2, 150, 200))
 
