@@ -22,7 +22,7 @@ test: $(VENV)/.ready browser  ## Run all tests
 	$(BIN)/python -m pytest $(TESTS)
 
 quick: $(VENV)/.ready  ## Run the quick tests, under 3 minutes
-	$(BIN)/python -m pytest -m 'not slow' $(TESTS)
+	$(BIN)/python -m pytest -n auto -m 'not slow' $(TESTS)
 
 lint: $(VENV)/.ready  ## Style, types, and which floor imports which
 	$(BIN)/ruff check .

@@ -37,6 +37,7 @@ from nissl.formats.codec import ZstdCodec
 from nissl.formats.contact_sheet import contact_sheet, overview
 from nissl.formats.grid import CHUNK_EDGE, SHARD_EDGE
 from nissl.formats.image import open_image
+from nissl.formats.labels import list_labels
 from nissl.formats.quality import QualityReport, report
 from nissl.formats.stack import PlaneSource, StackError
 from nissl.formats.tiff import open_tiff_stack
@@ -178,6 +179,12 @@ def _is_news(brain: Brain, order: Order, now: tuple[SourceFile, ...], replace: b
         raise IngestError(
             f"{section.name} already has {order.image.image.name}, but {difference}: "
             "give --replace to make a new version of it (the old one stays in the history)"
+        )
+    labels = list_labels(section / order.image.image)
+    if difference is not None and labels:
+        raise IngestError(
+            f"{order.image.image.name} has labels ({', '.join(labels)}) that describe its present voxels: "
+            f"remove them with `git rm -r {order.image.image}/labels` and save that, then replace the image"
         )
     return difference is not None
 

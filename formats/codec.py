@@ -58,9 +58,7 @@ def decode(payload: ReadableBuffer, nbytes: int | None = None) -> bytes:
     Raises `zstandard.ZstdError` where the frame or its checksum is damaged, or its size is another.
     """
     _check_header(payload, nbytes)
-    if "decompressor" not in _threads.__dict__:
-        _threads.decompressor = zstandard.ZstdDecompressor()
-    voxels: bytes = _threads.decompressor.decompress(payload, allow_extra_data=False)
+    voxels: bytes = _decompressor().decompress(payload, allow_extra_data=False)
     return voxels
 
 

@@ -207,7 +207,7 @@ class ShardReader:
                     raise ValueError(f"{len(self._index)} entries instead of {grid.chunk_count}")
             except ValueError as error:
                 raise DamagedShardError(
-                    f"{path} is damaged ({error}): check it with `git annex fsck` and get it again"
+                    f"{path} is damaged ({error}): see with `nissl check {path}` what can be done"
                 ) from None
         except BaseException:
             self.close()

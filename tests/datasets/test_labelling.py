@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nissl.datasets import tables
 from nissl.datasets.brain import Brain
+from nissl.datasets.ingest import IngestError, ingest
 from nissl.datasets.labelling import Labelled, LabellingError, LabelOrder, add_labels
 from nissl.datasets.names import ImageName, NameFormError
 from nissl.datasets.section import SectionError, tidy
@@ -25,7 +26,7 @@ from nissl.formats.image import open_image
 from nissl.formats.label_index import open_label_index
 from nissl.formats.labels import LabelsError, list_labels
 from nissl.formats.stack import StackError
-from tests.builders import a_clone, a_copy, a_name, head, nissl, run, state, status
+from tests.builders import a_clone, a_copy, a_name, a_stack, an_order, head, nissl, run, state, status
 
 IMAGE = "sub-01/micr/sub-01_sample-0042_BF.ome.zarr"
 BODIES = f"{IMAGE}/labels/bodies"
@@ -283,3 +284,11 @@ def test_a_question_without_an_answer_is_one_sentence(
     assert said.stderr.startswith("nissl: ")
     assert sentence in said.stderr
     assert said.stderr.count("\n") == 1
+
+
+def test_an_image_is_not_replaced_under_the_labels_that_describe_it(labelled_brain: Brain, tmp_path: Path) -> None:
+    brain = a_copy(labelled_brain, tmp_path)
+    before = state(brain.path)
+    with pytest.raises(IngestError, match=r"has labels \(bodies\).* git rm -r"):
+        ingest(brain, an_order(a_stack(tmp_path / "scan", seed=5)), replace=True)
+    assert state(brain.path) == before

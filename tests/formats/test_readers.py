@@ -192,7 +192,7 @@ def test_our_errors_name_the_shard_and_the_remedy(image: Path) -> None:
     with pytest.raises(AbsentShardError, match=rf"{shard} is not on this machine: .*datalad get"):
         with_nissl(image, 0)
     shard.write_bytes(b"\x00" * 5000)
-    with pytest.raises(DamagedShardError, match=rf"{shard} is damaged .*git annex fsck"):
+    with pytest.raises(DamagedShardError, match=rf"{shard} is damaged .*nissl check"):
         with_nissl(image, 0)
 
 
