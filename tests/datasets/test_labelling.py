@@ -289,6 +289,6 @@ def test_a_question_without_an_answer_is_one_sentence(
 def test_an_image_is_not_replaced_under_the_labels_that_describe_it(labelled_brain: Brain, tmp_path: Path) -> None:
     brain = a_copy(labelled_brain, tmp_path)
     before = state(brain.path)
-    with pytest.raises(IngestError, match=r"has labels \(bodies\).* git rm -r"):
+    with pytest.raises(IngestError, match=r"has labels \(bodies\).*git rm -r"):
         ingest(brain, an_order(a_stack(tmp_path / "scan", seed=5)), replace=True)
     assert state(brain.path) == before
