@@ -6,6 +6,7 @@ are decoded by `tifffile` with `imagecodecs`; rows of uncompressed strips are re
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import struct
@@ -20,6 +21,9 @@ import tifffile
 from numpy.typing import NDArray
 
 from nissl.formats.stack import StackError, order_planes
+
+# What tifffile logs about a damaged file is said again, better, in our own sentence; unheard logs would go to stderr.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _KINDS = {"u1", "u2", "u4", "i1", "i2", "i4", "f4", "f8"}
 

@@ -157,6 +157,13 @@ def damaged_inside(files: list[Path]) -> list[Path]:
     return files
 
 
+def imagej_cut_short(files: list[Path]) -> list[Path]:
+    """tifffile logs complaints of its own about such a file."""
+    tifffile.imwrite(files[1], tifffile.imread(files[1]), imagej=True)
+    os.truncate(files[1], 20_000)
+    return files
+
+
 def named_twice(files: list[Path]) -> list[Path]:
     return [*files, files[1]]
 
@@ -171,6 +178,7 @@ def a_folder(files: list[Path]) -> list[Path]:
         (with_a_gap, ["plane 2 of 5 is missing", "section_z00.tif", "section_z02.tif", "--skip 2"]),
         (missing, ["section_z01.tif", "does not exist"]),
         (cut_short, ["section_z01.tif", "cut short", "--skip 2"]),
+        (imagej_cut_short, ["section_z01.tif", "cut short", "--skip 2"]),
         (empty, ["section_z01.tif", "--skip 2"]),
         (not_a_tiff, ["section_z01.tif", "cannot be read as TIFF", "--skip 2"]),
         (smaller, ["plane 2 of 5", "700x599", "the others are 700x600 uint16", "--skip 2"]),
