@@ -29,14 +29,13 @@ from nissl.formats.build import available_cores
 from nissl.formats.check import SAMPLE, Checked, Finding, Part, check_image, check_shard, identity_of
 from nissl.formats.image import NotAnImageError, open_image
 from nissl.formats.repair import rebuilt
-from nissl.formats.shards import sync_folder
+from nissl.formats.shards import ANNEX_POINTER, sync_folder
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is checked, shards done, shards in all)."""
 
 _SHARDS = ":(glob)**/*.ome.zarr/**/c/**"
 _NOT_SHARDS = ":(exclude,glob)**/*.ome.zarr/**/c/**"
-_POINTER = b"/annex/objects/"
 _HASHES = {"SHA256": "sha256", "SHA512": "sha512", "SHA1": "sha1", "MD5": "md5", "SHA384": "sha384", "SHA224": "sha224"}
 _BLOCK = 1 << 20
 
@@ -302,7 +301,7 @@ def _annex_problem(file: AnnexedFile, full: bool) -> str | None:
         return None
     with file.path.open("rb") as opened:
         head = opened.read(1000)
-    if head.startswith(_POINTER):
+    if head.startswith(ANNEX_POINTER):
         if head.decode("utf-8", "replace").splitlines()[0].rpartition("/")[2] != file.key:
             return f"points to another key than git's index, which is {file.key}"
         return "is still a pointer, though the annex has its content" if here else None

@@ -53,7 +53,8 @@ DATASET = "voxels"
 
 _CLOSED = -1
 
-_ANNEX_POINTER = b"/annex/objects/"  # what git-annex leaves in the place of an unlocked file whose content is elsewhere
+ANNEX_POINTER = b"/annex/objects/"
+"""How what git-annex leaves in the place of an unlocked file begins, where its content is elsewhere."""
 
 
 class AbsentShardError(NisslError):
@@ -199,7 +200,7 @@ class ShardReader:
         try:
             self._nbytes = os.fstat(self._descriptor).st_size
             head = os.pread(self._descriptor, index_nbytes(grid.chunk_count), 0)
-            if head.startswith(_ANNEX_POINTER):
+            if head.startswith(ANNEX_POINTER):
                 raise AbsentShardError(_absent(path))
             try:
                 self._index = decode_index(head)

@@ -7,16 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from nissl.formats.ome import Channel
 from nissl.hub.address import Address, AddressError, UnknownError
 from nissl.hub.root import HubRoot
 from nissl.hub.versions import Blob, Folder, find
-
-
-@dataclass(frozen=True)
-class ImageChannel:
-    label: str
-    color: str
-    window: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -32,7 +26,7 @@ class ImageInfo:
     voxel_size_um: tuple[float, ...]
     """In the order of `axes`; 1 for channels."""
     levels: int
-    channels: tuple[ImageChannel, ...]
+    channels: tuple[Channel, ...]
 
     @property
     def name(self) -> str:
@@ -53,7 +47,7 @@ def image_info(hub: HubRoot, address: Address) -> ImageInfo:
         datasets = multiscale["datasets"]
         array, _, _ = _document(hub, Address(address.dataset, commit, f"{address.path}/{datasets[0]['path']}"))
         channels = tuple(
-            ImageChannel(channel["label"], channel["color"], (channel["window"]["start"], channel["window"]["end"]))
+            Channel(channel["label"], channel["color"], (channel["window"]["start"], channel["window"]["end"]))
             for channel in ome.get("omero", {}).get("channels", ())
         )
         return ImageInfo(
