@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 
 from bench.made_stack import make_stack
-from nissl.formats.build import available_cores, build_image, plan_image
+from nissl.formats.build import build_image
+from nissl.formats.image_plan import plan_image
 from nissl.formats.tiff import open_tiff_stack
+from nissl.formats.workers import available_cores
 
 
 def own_peak_bytes() -> int:

@@ -29,13 +29,15 @@ import tifffile
 from numpy.typing import NDArray
 
 from bench.made_stack import make_stack
-from nissl.formats.build import available_cores, build_image, plan_image
+from nissl.formats.build import build_image
 from nissl.formats.codec import ZstdCodec
 from nissl.formats.grid import Index
 from nissl.formats.image import open_image, shard_path
+from nissl.formats.image_plan import plan_image
 from nissl.formats.patches import PatchReader, random
 from nissl.formats.shards import DATASET
 from nissl.formats.tiff import open_tiff_stack
+from nissl.formats.workers import available_cores
 
 IN_FLIGHT = 32
 """Patches that a batch holds, and that tensorstore is asked for before the first is waited for."""

@@ -27,10 +27,12 @@ from numpy.typing import NDArray
 
 from bench.made_stack import make_stack
 from nissl.formats import ome
-from nissl.formats.build import ImagePlan, available_cores, build_image, plan_image
+from nissl.formats.build import build_image
 from nissl.formats.codec import ZstdCodec
+from nissl.formats.image_plan import ImagePlan, plan_image
 from nissl.formats.pyramid import halve
 from nissl.formats.tiff import open_tiff_stack
+from nissl.formats.workers import available_cores
 
 VOXEL_SIZE_UM = (5.0, 1.0, 1.0)
 

@@ -25,11 +25,11 @@ from nissl.datasets.brain import open_brain
 from nissl.datasets.git import GitError, annex, annex_records, git
 from nissl.datasets.names import SECTIONS, ImageName, NameFormError
 from nissl.errors import NisslError
-from nissl.formats.build import available_cores
 from nissl.formats.check import SAMPLE, Checked, Finding, Part, check_image, check_shard, identity_of
 from nissl.formats.image import NotAnImageError, open_image
 from nissl.formats.repair import rebuilt
 from nissl.formats.shards import ANNEX_POINTER, sync_folder
+from nissl.formats.workers import available_cores
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is checked, shards done, shards in all)."""

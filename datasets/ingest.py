@@ -32,11 +32,12 @@ from nissl.datasets.section import (
 )
 from nissl.datasets.sources import SourceFile, changes, checksum
 from nissl.errors import NisslError
-from nissl.formats.build import build_image, plan_image
+from nissl.formats.build import build_image
 from nissl.formats.codec import ZstdCodec
 from nissl.formats.contact_sheet import contact_sheet, overview
 from nissl.formats.grid import CHUNK_EDGE, SHARD_EDGE
 from nissl.formats.image import open_image
+from nissl.formats.image_plan import plan_image
 from nissl.formats.labels import list_labels
 from nissl.formats.quality import QualityReport, report
 from nissl.formats.stack import PlaneSource, StackError

@@ -24,11 +24,11 @@ import numpy as np
 import zstandard
 
 from nissl.formats import ome
-from nissl.formats.build import ImagePlan, available_cores
 from nissl.formats.codec import HDF5_CHECKSUM_BYTES, HDF5_ZSTD_FILTER, ZstdCodec, decode, hdf5_checksum
 from nissl.formats.grid import Box, Index, ShardGrid
 from nissl.formats.hdf5_view import Hdf5View, read_hdf5_view
 from nissl.formats.image import Image, Level, NotAnImageError, open_image, shard_path
+from nissl.formats.image_plan import ImagePlan
 from nissl.formats.shard_index import index_nbytes, user_block_nbytes
 from nissl.formats.shards import (
     DATASET,
@@ -38,6 +38,7 @@ from nissl.formats.shards import (
     ShardReader,
     hdf5_shape,
 )
+from nissl.formats.workers import available_cores
 
 SAMPLE = 16
 """Chunks of a shard that are read unless all are: enough to notice a disk that returns rubbish, not a single bit."""

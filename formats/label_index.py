@@ -34,12 +34,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nissl.errors import NisslError
-from nissl.formats.build import Progress, available_cores
 from nissl.formats.codec import ZstdCodec
 from nissl.formats.grid import Box, Index, ShardGrid
 from nissl.formats.image import Level, open_image, read_document, shard_path
 from nissl.formats.lists import StoredList, open_list, write_list
 from nissl.formats.shards import ShardReader, sync_folder, write_json
+from nissl.formats.stream import Progress
+from nissl.formats.workers import available_cores
 
 FOLDER = "index"
 

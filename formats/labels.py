@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nissl.errors import NisslError
 from nissl.formats import ome
-from nissl.formats.build import ImagePlan, Progress, write_levels
+from nissl.formats.build import write_levels
 from nissl.formats.codec import ZstdCodec
 from nissl.formats.grid import (
     CHUNK_EDGE,
@@ -27,9 +27,11 @@ from nissl.formats.grid import (
     volume_grid,
 )
 from nissl.formats.image import Image, open_image
+from nissl.formats.image_plan import ImagePlan
 from nissl.formats.pyramid import Reduction
 from nissl.formats.shards import write_json
 from nissl.formats.stack import PlaneSource
+from nissl.formats.stream import Progress
 
 LABELS = "labels"
 """The folder of an image in which OME-Zarr looks for its labels."""

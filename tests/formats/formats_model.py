@@ -15,10 +15,11 @@ import zarr
 from numpy.typing import NDArray
 
 from nissl.formats import ome
-from nissl.formats.build import build_image, plan_image
+from nissl.formats.build import build_image
 from nissl.formats.codec import ZstdCodec
 from nissl.formats.grid import Box, Index, ShardGrid, level_shapes
 from nissl.formats.image import Level, open_image, shard_path
+from nissl.formats.image_plan import plan_image
 from nissl.formats.shards import DATASET, ShardIdentity, ShardWriter, write_json
 from nissl.formats.stack import PlaneSource
 from nissl.formats.virtual import write_virtual

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nissl.errors import NoSpaceError
-from nissl.formats.build import build_image, plan_image
+from nissl.formats.build import build_image
 from nissl.formats.codec import ZstdCodec
 from nissl.formats.image import open_image
+from nissl.formats.image_plan import plan_image
 from nissl.formats.quality import look
 from nissl.formats.stack import StackError
 from nissl.formats.tiff import open_tiff_stack
@@ -234,7 +235,8 @@ def test_the_real_stack_is_what_the_slow_model_says(zstack_files: list[Path], tm
 
 _INGEST = """
 import json, pathlib, re, resource, sys
-from nissl.formats.build import build_image, plan_image
+from nissl.formats.build import build_image
+from nissl.formats.image_plan import plan_image
 from nissl.formats.tiff import open_tiff_stack
 
 if __name__ == "__main__":

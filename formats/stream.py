@@ -1,0 +1,123 @@
+"""One region of an image, from source to shards in one pass, with bounded memory."""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nissl.formats.codec import ZstdCodec
+from nissl.formats.grid import Index
+from nissl.formats.image_plan import ImagePlan
+from nissl.formats.pyramid import Cascade, Reduction
+from nissl.formats.quality import PlaneQuality, look
+from nissl.formats.regions import Region
+from nissl.formats.shelf import Shelf
+from nissl.formats.stack import PlaneSource, read_slab
+
+Progress = Callable[[int], None]
+"""Called with the number of level-0 voxels finished since the last call, from one thread."""
+
+_BAND_BYTES = 16 << 20
+"""Of a slab several planes deep so much is read at a time: files of one plane are then not opened for every row."""
+
+
+def stream(
+    source: PlaneSource,
+    folder: Path,
+    plan: ImagePlan,
+    region: Region,
+    entry: int,
+    levels: range,
+    pool: ThreadPoolExecutor,
+    threads: int,
+    progress: Progress,
+) -> list[PlaneQuality]:
+    """Write `levels` of one region; the source's voxels are those of level `entry`, at or above them."""
+    judged = plan.reduction is Reduction.MEAN
+    shelf = Shelf(folder, plan, region)
+    planes = source.shape[0]
+    quality: list[PlaneQuality | None] = [None] * planes
+    waiting: collections.deque[tuple[int, Index, Future[tuple[bytes | None, PlaneQuality | None]]]] = (
+        collections.deque()
+    )
+
+    def drain(limit: int) -> None:
+        while len(waiting) > limit:
+            level, chunk, future = waiting.popleft()
+            payload, seen = future.result()
+            if payload is not None:
+                shelf.write(level, chunk, payload)
+            if seen is not None:
+                before = quality[chunk[-3]]
+                quality[chunk[-3]] = seen if before is None else before + seen
+
+    def emit_from(layer: int) -> Callable[[int, int, NDArray[Any]], None]:
+        def emit(step: int, row: int, rows: NDArray[Any]) -> None:
+            level = entry + step
+            if level not in levels:
+                return
+            edge = plan.grids[level].chunk_shape[-1]
+            place = region.at(level)
+            stacked = (0, layer) if plan.axes[0] == "c" else (layer,)  # a chunk holds all samples of a colour
+            for left in range(0, rows.shape[2], edge):
+                chunk = (*stacked, (place.rows.start + row) // edge, (place.columns.start + left) // edge)
+                voxels = rows[:, :, left : left + edge]
+                shape = (math.prod(plan.grids[level].chunk_shape[:-2]), edge, edge)
+                waiting.append((level, chunk, pool.submit(_encode, voxels, shape, plan.codec, judged and level == 0)))
+                drain(4 * threads)
+
+        return emit
+
+    first = region.at(entry)
+    widths = [len(region.at(level).columns) for level in range(entry, levels.stop)]
+    edge, depth = plan.grids[0].chunk_shape[-1], plan.chunk_depth
+    tall = _band(edge, depth, len(first.columns) * plan.dtype.itemsize)
+    try:
+        for layer, start in enumerate(range(0, planes, depth)):
+            slab = range(start, min(start + depth, planes))
+            cascade = Cascade(widths, edge, emit_from(layer), plan.reduction)
+            for top in range(first.rows.start, first.rows.stop, tall):
+                rows = range(top, min(top + tall, first.rows.stop))
+                cascade.push(read_slab(source, slab, rows, first.columns))
+                progress(len(slab) * len(rows) * len(first.columns))
+            cascade.finish()
+        drain(0)
+        shelf.close()
+    except BaseException:
+        for _, _, future in waiting:
+            future.cancel()
+        shelf.abort()
+        raise
+    finally:
+        source.close()
+    return [plane for plane in quality if plane is not None]
+
+
+def _band(edge: int, depth: int, row_bytes: int) -> int:
+    """Rows to read at a time: one row of chunks of a single plane, as many as fit into the memory for a slab."""
+    return edge if depth == 1 else edge * max(1, _BAND_BYTES // (depth * edge * row_bytes))
+
+
+def _encode(
+    voxels: NDArray[Any], shape: tuple[int, int, int], codec: ZstdCodec, judge: bool
+) -> tuple[bytes | None, PlaneQuality | None]:
+    """One inner chunk (channels or planes, rows, columns), padded to `shape` with fill value at the array's edge.
+
+    No payload where there is only fill value.
+    """
+    quality = look(voxels) if judge else None
+    if not voxels.any():
+        return None, quality
+    if voxels.shape != shape:
+        padded = np.zeros(shape, dtype=voxels.dtype)
+        padded[tuple(slice(0, n) for n in voxels.shape)] = voxels
+        voxels = padded
+    little_endian = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
+    return codec.encode(np.ascontiguousarray(little_endian).data), quality
