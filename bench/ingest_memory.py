@@ -15,7 +15,7 @@ from bench.made_stack import make_stack
 from nissl.formats.build import build_image
 from nissl.formats.image_plan import plan_image
 from nissl.formats.tiff import open_tiff_stack
-from nissl.formats.workers import available_cores
+from nissl.formats.workers import LocalCrew, available_cores
 
 
 def own_peak_bytes() -> int:
@@ -30,7 +30,7 @@ def ingest(tiff: Path, target: Path, jobs: int, shard_edge: int) -> None:
     plan = plan_image(source, target.name, (5.0, 1.0, 1.0), shard_edge=shard_edge)
     before = own_peak_bytes()
     start = time.perf_counter()
-    build_image(source, target, plan, jobs=jobs)
+    build_image(source, target, plan, crew=LocalCrew(jobs))
     seconds = time.perf_counter() - start
     planes, height, width = source.shape
     gigabytes = planes * height * width * source.dtype.itemsize / 1e9

@@ -37,7 +37,7 @@ from nissl.formats.image_plan import plan_image
 from nissl.formats.patches import PatchReader, random
 from nissl.formats.shards import DATASET
 from nissl.formats.tiff import open_tiff_stack
-from nissl.formats.workers import available_cores
+from nissl.formats.workers import LocalCrew, available_cores
 
 IN_FLIGHT = 32
 """Patches that a batch holds, and that tensorstore is asked for before the first is waited for."""
@@ -259,7 +259,7 @@ def write_files(work: Path, gigabytes: float, level: int) -> tuple[Path, Path, N
     source = open_tiff_stack(files)
     plan = plan_image(source, "bench.ome.zarr", (5.0, 1.0, 1.0), codec=ZstdCodec(level))
     image = work / "bench.ome.zarr"
-    build_image(source, image, plan, jobs=available_cores())
+    build_image(source, image, plan, crew=LocalCrew())
     voxels = np.stack([tifffile.imread(file) for file in files])
     tile = plan.grids[0].chunk_shape[-2:]
     with tifffile.TiffWriter(work / "tiled.tif") as tiff:

@@ -32,13 +32,13 @@ from nissl.formats.codec import ZstdCodec
 from nissl.formats.image_plan import ImagePlan, plan_image
 from nissl.formats.pyramid import halve
 from nissl.formats.tiff import open_tiff_stack
-from nissl.formats.workers import available_cores
+from nissl.formats.workers import LocalCrew, available_cores
 
 VOXEL_SIZE_UM = (5.0, 1.0, 1.0)
 
 
 def with_nissl(files: Sequence[Path], folder: Path, plan: ImagePlan, jobs: int) -> None:
-    build_image(open_tiff_stack(files), folder, plan, jobs=jobs)
+    build_image(open_tiff_stack(files), folder, plan, crew=LocalCrew(jobs))
 
 
 def with_tensorstore(files: Sequence[Path], folder: Path, plan: ImagePlan, jobs: int) -> None:

@@ -42,6 +42,7 @@ from nissl.formats.labels import list_labels
 from nissl.formats.quality import QualityReport, report
 from nissl.formats.stack import PlaneSource, StackError
 from nissl.formats.tiff import open_tiff_stack
+from nissl.formats.workers import LocalCrew
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); stages are `check`, `write` and `annex`, counted in bytes."""
@@ -288,7 +289,11 @@ def _build(
     with ThreadPoolExecutor(1) as background:
         checksums = None if known is not None else background.submit(checksum, source.files)
         quality = build_image(
-            source, bench / plan.name, plan, jobs=jobs, progress=lambda voxels: counter.add(voxels * voxel_bytes)
+            source,
+            bench / plan.name,
+            plan,
+            crew=LocalCrew(jobs) if jobs else LocalCrew(),
+            progress=lambda voxels: counter.add(voxels * voxel_bytes),
         )
         known = known if checksums is None else checksums.result()
     assert known is not None  # noqa: S101 - one of the two branches above has set it

@@ -28,6 +28,7 @@ from nissl.formats.label_index import build_label_index, open_label_index
 from nissl.formats.labels import build_labels, check_labels_name, plan_labels, write_labels_list
 from nissl.formats.shards import write_json
 from nissl.formats.stack import PlaneSource, StackError
+from nissl.formats.workers import LocalCrew
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); stages are `check`, `write`, `index` and `annex`, counted in bytes."""
@@ -171,7 +172,13 @@ def _build(
     def in_bytes(count: Added) -> Added:
         return lambda voxels: count(voxels * source.dtype.itemsize)
 
-    build_labels(source, built, plan, jobs=jobs, progress=in_bytes(_counting("write", total, progress)))
+    build_labels(
+        source,
+        built,
+        plan,
+        crew=LocalCrew(jobs) if jobs else LocalCrew(),
+        progress=in_bytes(_counting("write", total, progress)),
+    )
     build_label_index(built, jobs=jobs, codec=order.codec, progress=in_bytes(_counting("index", total, progress)))
     return built
 

@@ -16,7 +16,6 @@ Where z is halved too, two slabs make one of the next level: such levels are wri
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,8 +31,8 @@ from nissl.formats.regions import Region, regions_of, streamed_levels
 from nissl.formats.shards import write_json
 from nissl.formats.shelf import join_parts
 from nissl.formats.stack import PlaneSource
-from nissl.formats.stream import Progress, stream
-from nissl.formats.workers import available_cores, in_processes
+from nissl.formats.stream import Progress, RegionWork, stream
+from nissl.formats.workers import Crew, LocalCrew
 
 _WINDOW_SAMPLE = 1 << 23
 """Voxels that are enough to choose a display window."""
@@ -44,15 +43,15 @@ def build_image(
     folder: Path,
     plan: ImagePlan,
     *,
-    jobs: int | None = None,
+    crew: Crew | None = None,
     progress: Progress | None = None,
 ) -> list[PlaneQuality]:
     """Write the pyramid of `source` into the new folder `folder` and return the quality of each plane.
 
-    jobs: processes or threads to use, all cores by default. Memory stays below a few rows of chunks per job. Raises
+    crew: who does it, all cores of this machine by default. Memory stays below a few rows of chunks per core. Raises
     StackError where a plane turns out unreadable, NoSpaceError on a full disk; `folder` is then the caller's to remove.
     """
-    planes = write_levels(source, folder, plan, jobs=jobs, progress=progress)
+    planes = write_levels(source, folder, plan, crew=crew, progress=progress)
     window = display_window(Level(folder / str(len(plan.grids) - 1), plan.grids[-1], plan.dtype))
     channels = _channels(plan, window)
     write_json(
@@ -68,32 +67,43 @@ def write_levels(
     folder: Path,
     plan: ImagePlan,
     *,
-    jobs: int | None = None,
+    crew: Crew | None = None,
     progress: Progress | None = None,
 ) -> list[PlaneQuality]:
     """Write the arrays of the pyramid, but not the group that makes them an image; otherwise like `build_image`.
 
     Returns the quality of each plane of an image, nothing for labels.
     """
-    jobs = jobs or available_cores()
+    crew = crew or LocalCrew()
     report = progress or (lambda _: None)
     for number, grid in enumerate(plan.grids):
         write_json(folder / str(number) / "zarr.json", ome.array_document(grid, plan.dtype, plan.codec, plan.axes))
     regions = list(regions_of(source, plan))
+    streamed = streamed_levels(plan, regions) if plan.halved_axes == 2 else 1
+    works = [RegionWork(source, folder, plan, region, 0, range(streamed)) for region in regions]
+    planes: list[PlaneQuality] = []
+
+    def finished(_: RegionWork, part: list[PlaneQuality]) -> None:
+        planes[:] = [a + b for a, b in zip(planes, part, strict=True)] if planes else part
+
+    crew.run(works, report, finished)
     if plan.halved_axes == 2:
-        streamed = streamed_levels(plan, regions)
-        planes = _write(source, folder, plan, regions, 0, range(streamed), jobs, report)
         join_parts(folder, plan)
-        _reduce_rest(folder, plan, streamed, jobs)
-        return planes
-    planes = _write(source, folder, plan, regions, 0, range(1), jobs, report)
+        _reduce_rest(folder, plan, streamed, crew.cores)
+    else:
+        _halve_volume(folder, plan, crew)
+    return planes
+
+
+def _halve_volume(folder: Path, plan: ImagePlan, crew: Crew) -> None:
+    """Write the levels above 0 of a volume that is halved in z too, each from the one before."""
     for level in range(1, len(plan.grids)):
         finer = Level(folder / str(level - 1), plan.grids[level - 1], plan.dtype)
         depth, height, width = plan.grids[level].array_shape
         halved = HalvedSource(finer, (depth, height, width))
-        regions = list(regions_of(halved, plan, level))
-        _write(halved, folder, plan, regions, level, range(level, level + 1), jobs, lambda _: None)
-    return planes
+        regions = regions_of(halved, plan, level)
+        works = [RegionWork(halved, folder, plan, region, level, range(level, level + 1)) for region in regions]
+        crew.run(works, lambda _: None, lambda *_: None)
 
 
 def display_window(level: Level) -> tuple[float, float]:
@@ -128,24 +138,7 @@ def _channels(plan: ImagePlan, window: tuple[float, float]) -> tuple[ome.Channel
     return tuple(ome.Channel(f"channel {number}", "FFFFFF", window) for number in range(count))
 
 
-def _write(
-    source: PlaneSource,
-    folder: Path,
-    plan: ImagePlan,
-    regions: Sequence[Region],
-    entry: int,
-    levels: range,
-    jobs: int,
-    progress: Progress,
-) -> list[PlaneQuality]:
-    """Write `levels` of all regions: one region by threads, several by processes."""
-    if len(regions) > 1:
-        return in_processes(source, folder, plan, regions, entry, levels, jobs, progress)
-    with ThreadPoolExecutor(jobs) as pool:
-        return stream(source, folder, plan, regions[0], entry, levels, pool, jobs, progress)
-
-
-def _reduce_rest(folder: Path, plan: ImagePlan, streamed: int, jobs: int) -> None:
+def _reduce_rest(folder: Path, plan: ImagePlan, streamed: int, cores: int) -> None:
     """Write the levels below the streamed ones, from the last of those."""
     if streamed == len(plan.grids):
         return
@@ -154,6 +147,6 @@ def _reduce_rest(folder: Path, plan: ImagePlan, streamed: int, jobs: int) -> Non
     source = kind(Level(folder / str(last), plan.grids[last], plan.dtype))
     height, width = plan.grids[0].array_shape[-2:]
     everything = Region(range(height), range(width))
-    rest = range(streamed, len(plan.grids))
-    with ThreadPoolExecutor(jobs) as pool:
-        stream(source, folder, plan, everything, last, rest, pool, jobs, lambda _: None)
+    work = RegionWork(source, folder, plan, everything, last, range(streamed, len(plan.grids)))
+    with ThreadPoolExecutor(cores) as pool:
+        stream(work, pool, cores, lambda _: None)

@@ -32,6 +32,7 @@ from nissl.formats.pyramid import Reduction
 from nissl.formats.shards import write_json
 from nissl.formats.stack import PlaneSource
 from nissl.formats.stream import Progress
+from nissl.formats.workers import Crew
 
 LABELS = "labels"
 """The folder of an image in which OME-Zarr looks for its labels."""
@@ -98,15 +99,15 @@ def build_labels(
     folder: Path,
     plan: ImagePlan,
     *,
-    jobs: int | None = None,
+    crew: Crew | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Write the pyramid of `source` into the new folder `folder`, which becomes `labels/<its name>` of an image.
 
-    jobs, memory and errors as of `formats.build.build_image`; the memory for a source that is read in whole rows grows
+    crew, memory and errors as of `formats.build.build_image`; the memory for a source that is read in whole rows grows
     with the rows of one chunk's planes.
     """
-    write_levels(source, folder, plan, jobs=jobs, progress=progress)
+    write_levels(source, folder, plan, crew=crew, progress=progress)
     document = ome.label_document(folder.name, plan.voxel_size_um, len(plan.grids), ome.SPATIAL[-plan.halved_axes :])
     write_json(folder / "zarr.json", document)
     open_image(folder).close()  # the folder holds labels from here on: say so now if it did not

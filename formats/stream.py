@@ -6,6 +6,7 @@ import collections
 import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +23,38 @@ from nissl.formats.shelf import Shelf
 from nissl.formats.stack import PlaneSource, read_slab
 
 Progress = Callable[[int], None]
-"""Called with the number of level-0 voxels finished since the last call, from one thread."""
+"""Called with the number of the source's voxels read since the last call, from one thread."""
 
 _BAND_BYTES = 16 << 20
 """Of a slab several planes deep so much is read at a time: files of one plane are then not opened for every row."""
 
 
-def stream(
-    source: PlaneSource,
-    folder: Path,
-    plan: ImagePlan,
-    region: Region,
-    entry: int,
-    levels: range,
-    pool: ThreadPoolExecutor,
-    threads: int,
-    progress: Progress,
-) -> list[PlaneQuality]:
-    """Write `levels` of one region; the source's voxels are those of level `entry`, at or above them."""
+@dataclass(frozen=True)
+class RegionWork:
+    """One region to be written: a picklable value, for whichever process takes it."""
+
+    source: PlaneSource
+    folder: Path
+    """The image's."""
+    plan: ImagePlan
+    region: Region
+    entry: int
+    """The level whose voxels the source has."""
+    levels: range
+    """The levels to write: `entry`, or coarser ones."""
+
+    @property
+    def voxels(self) -> int:
+        """Voxels to read."""
+        part = self.region.at(self.entry)
+        return self.source.shape[0] * len(part.rows) * len(part.columns)
+
+
+def stream(work: RegionWork, pool: ThreadPoolExecutor, threads: int, progress: Progress) -> list[PlaneQuality]:
+    """Write a region and return the quality of its part of each plane; for labels, and for levels below 0, nothing."""
+    source, plan, region, entry, levels = work.source, work.plan, work.region, work.entry, work.levels
     judged = plan.reduction is Reduction.MEAN
-    shelf = Shelf(folder, plan, region)
+    shelf = Shelf(work.folder, plan, region)
     planes = source.shape[0]
     quality: list[PlaneQuality | None] = [None] * planes
     waiting: collections.deque[tuple[int, Index, Future[tuple[bytes | None, PlaneQuality | None]]]] = (

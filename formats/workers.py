@@ -1,4 +1,7 @@
-"""Processes that work on regions side by side."""
+"""Who works on regions: a crew. Here, the threads and processes of this machine.
+
+HDF5's lock and Python's do not matter between processes; within a region, chunks are compressed by threads.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,48 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from nissl.formats.image_plan import ImagePlan
 from nissl.formats.quality import PlaneQuality
-from nissl.formats.regions import Region
-from nissl.formats.stack import PlaneSource
-from nissl.formats.stream import Progress, stream
+from nissl.formats.stream import Progress, RegionWork, stream
 
 
 def available_cores() -> int:
     """Cores that this process may use: fewer than the machine's inside a Slurm job or a container."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+Finished = Callable[[RegionWork, list[PlaneQuality]], None]
+"""Called once for each region when all its files are written and durable, with what `stream` returned."""
+
+
+class Crew(Protocol):
+    """Those who work on regions."""
+
+    @property
+    def cores(self) -> int:
+        """Cores of this machine to use for work that is not worth handing out."""
+
+    def run(self, works: Sequence[RegionWork], progress: Progress, finished: Finished) -> None:
+        """Have all regions written, in any order. The first error ends it; regions under way have then stopped."""
+
+
+@dataclass(frozen=True)
+class LocalCrew:
+    """This machine: one region is written by threads, several by processes."""
+
+    cores: int = field(default_factory=available_cores)
+
+    def run(self, works: Sequence[RegionWork], progress: Progress, finished: Finished) -> None:
+        if len(works) > 1:
+            _in_processes(works, self.cores, progress, finished)
+            return
+        with ThreadPoolExecutor(self.cores) as pool:
+            for work in works:
+                finished(work, stream(work, pool, self.cores, progress))
 
 
 @dataclass(frozen=True)
@@ -56,11 +85,9 @@ def _start_worker(shared: _Shared) -> None:
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
-def work_on_region(
-    source: PlaneSource, folder: Path, plan: ImagePlan, region: Region, entry: int, levels: range, threads: int
-) -> list[PlaneQuality]:
+def _work_on(work: RegionWork, threads: int) -> list[PlaneQuality]:
     with ThreadPoolExecutor(threads) as pool:
-        return stream(source, folder, plan, region, entry, levels, pool, threads, _shared.count)
+        return stream(work, pool, threads, _shared.count)
 
 
 @contextlib.contextmanager
@@ -73,27 +100,16 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def in_processes(
-    source: PlaneSource,
-    folder: Path,
-    plan: ImagePlan,
-    regions: Sequence[Region],
-    entry: int,
-    levels: range,
-    jobs: int,
-    progress: Progress,
-) -> list[PlaneQuality]:
-    processes = min(jobs, len(regions))
+def _in_processes(works: Sequence[RegionWork], cores: int, progress: Progress, finished: Finished) -> None:
+    processes = min(cores, len(works))
     # `spawn`, because the parent may hold threads and open HDF5 files, neither of which survives a fork.
     context = multiprocessing.get_context("spawn")
     shared = _Shared(context.Value("Q", 0), context.Value("b", 0))
     reported = 0
     with ProcessPoolExecutor(processes, context, _start_worker, (shared,)) as pool:
-        threads = max(1, jobs // processes)
+        threads = max(1, cores // processes)
         with _without_interrupts():
-            futures = [
-                pool.submit(work_on_region, source, folder, plan, region, entry, levels, threads) for region in regions
-            ]
+            futures = {pool.submit(_work_on, work, threads): work for work in works}
         try:
             pending = set(futures)
             while pending:
@@ -102,13 +118,8 @@ def in_processes(
                 progress(now - reported)
                 reported = now
                 for future in done:
-                    future.result()
+                    finished(futures[future], future.result())
         except BaseException:
             shared.stop.value = 1
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    per_region = [future.result() for future in futures]
-    totals = per_region[0]
-    for planes in per_region[1:]:
-        totals = [a + b for a, b in zip(totals, planes, strict=True)]
-    return totals

@@ -23,6 +23,7 @@ from nissl.formats.image_plan import plan_image
 from nissl.formats.shards import DATASET, ShardIdentity, ShardWriter, write_json
 from nissl.formats.stack import PlaneSource
 from nissl.formats.virtual import write_virtual
+from nissl.formats.workers import LocalCrew
 
 VOXEL_SIZE_UM = (5.0, 1.0, 1.0)
 SPATIAL = ("z", "y", "x")
@@ -91,7 +92,7 @@ def build(
     plan = plan_image(
         source, folder.name, VOXEL_SIZE_UM, codec=ZstdCodec(1), chunk_edge=chunk_edge, shard_edge=shard_edge
     )
-    build_image(source, folder, plan, jobs=jobs)
+    build_image(source, folder, plan, crew=LocalCrew(jobs))
     with open_image(folder) as image:
         write_virtual(virtual_path(folder), image)
     return folder

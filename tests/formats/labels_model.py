@@ -18,6 +18,7 @@ from nissl.formats.image import open_image
 from nissl.formats.label_files import array_source, as_labels
 from nissl.formats.label_index import build_label_index
 from nissl.formats.labels import build_labels, plan_labels, write_labels_list
+from nissl.formats.workers import LocalCrew
 
 PLANES_UM = (5.0, 1.0, 1.0)
 VOLUME_UM = (0.04, 0.032, 0.032)
@@ -88,7 +89,7 @@ def build(
         chunk_edge=chunk_edge,
         shard_edge=shard_edge,
     )
-    build_labels(source, folder, plan, jobs=jobs)
+    build_labels(source, folder, plan, crew=LocalCrew(jobs))
     if index:
         build_label_index(folder, jobs=jobs, codec=ZstdCodec(1))
     write_labels_list(image)

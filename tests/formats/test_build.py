@@ -26,6 +26,7 @@ from nissl.formats.image_plan import plan_image
 from nissl.formats.quality import look
 from nissl.formats.stack import StackError
 from nissl.formats.tiff import open_tiff_stack
+from nissl.formats.workers import LocalCrew
 from tests.formats.formats_model import (
     VOXEL_SIZE_UM,
     a_picture,
@@ -138,7 +139,7 @@ def test_every_plane_is_judged_whole_however_it_was_cut(shard_edge: int, tmp_pat
     voxels[1, :20] = 255
     source = open_tiff_stack(write_planes(tmp_path / "tiff", voxels, tile=(32, 32)))
     plan = plan_image(source, "a", VOXEL_SIZE_UM, chunk_edge=64, shard_edge=shard_edge)
-    quality = build_image(source, tmp_path / "a.ome.zarr", plan, jobs=2)
+    quality = build_image(source, tmp_path / "a.ome.zarr", plan, crew=LocalCrew(2))
     for seen, whole in zip(quality, map(look, voxels), strict=True):
         exact = ("lowest", "highest", "saturated", "voxels", "intensity", "sampled")
         assert [getattr(seen, name) for name in exact] == [getattr(whole, name) for name in exact]
@@ -150,7 +151,7 @@ def test_progress_adds_up_to_every_voxel(shard_edge: int, tmp_path: Path) -> Non
     source = open_tiff_stack(write_planes(tmp_path / "tiff", a_picture((3, 130, 200))))
     steps: list[int] = []
     plan = plan_image(source, "a", VOXEL_SIZE_UM, chunk_edge=64, shard_edge=shard_edge)
-    build_image(source, tmp_path / "a.ome.zarr", plan, jobs=2, progress=steps.append)
+    build_image(source, tmp_path / "a.ome.zarr", plan, crew=LocalCrew(2), progress=steps.append)
     assert sum(steps) == 3 * 130 * 200
 
 
@@ -176,7 +177,7 @@ def test_a_plane_that_turns_out_damaged_stops_the_build_without_a_half_shard(sha
     folder = tmp_path / "a.ome.zarr"
     plan = plan_image(source, "a", VOXEL_SIZE_UM, chunk_edge=64, shard_edge=shard_edge)
     with pytest.raises(StackError, match=r"plane 3 \(.*_z3\.tif\) cannot be read.*--skip 3"):
-        build_image(source, folder, plan, jobs=2)
+        build_image(source, folder, plan, crew=LocalCrew(2))
     assert not (folder / "zarr.json").exists()
     assert not list(folder.rglob("*.part"))
 
@@ -187,7 +188,7 @@ def test_a_plane_that_vanishes_during_the_build_is_named(tmp_path: Path) -> None
     files[1].unlink()
     plan = plan_image(source, "a", VOXEL_SIZE_UM, chunk_edge=64, shard_edge=128)
     with pytest.raises(StackError, match=r"plane 2 \(.*_z2\.tif\) cannot be read"):
-        build_image(source, tmp_path / "a.ome.zarr", plan, jobs=2)
+        build_image(source, tmp_path / "a.ome.zarr", plan, crew=LocalCrew(2))
 
 
 def test_an_odd_chunk_edge_is_refused(tmp_path: Path) -> None:
@@ -219,7 +220,7 @@ def test_a_disk_that_fills_up_during_the_build_is_one_sentence(
     plan = plan_image(source, "a", VOXEL_SIZE_UM, codec=ZstdCodec(1), chunk_edge=128, shard_edge=shard_edge)
     folder = small_disk / "a.ome.zarr"
     with pytest.raises(NoSpaceError, match=r"no space left on the device while writing .* free some space"):
-        build_image(source, folder, plan, jobs=2)
+        build_image(source, folder, plan, crew=LocalCrew(2))
     assert not (folder / "zarr.json").exists()
     assert not list(folder.rglob("*.part"))
 
@@ -238,11 +239,12 @@ import json, pathlib, re, resource, sys
 from nissl.formats.build import build_image
 from nissl.formats.image_plan import plan_image
 from nissl.formats.tiff import open_tiff_stack
+from nissl.formats.workers import LocalCrew
 
 if __name__ == "__main__":
     source = open_tiff_stack(sorted(pathlib.Path(sys.argv[1]).glob("*.tif")))
     plan = plan_image(source, "big.ome.zarr", (5.0, 1.0, 1.0))
-    build_image(source, pathlib.Path(sys.argv[2]), plan, jobs=2)
+    build_image(source, pathlib.Path(sys.argv[2]), plan, crew=LocalCrew(2))
     # Not ru_maxrss for this process itself: Linux hands that of pytest, which started it, down through fork and exec.
     own = int(re.search(r"VmHWM:\\s*(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
     child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

@@ -37,6 +37,7 @@ from nissl.formats.labels import build_labels, plan_labels
 from nissl.formats.shard_index import decode_index, encode_index, index_nbytes
 from nissl.formats.shards import DATASET, DamagedShardError, ShardReader
 from nissl.formats.tiff import open_tiff_stack
+from nissl.formats.workers import LocalCrew
 from tests.formats.formats_model import a_picture, build, read_whole, shards_of, virtual_path, write_planes
 
 POINTER = "/annex/objects/SHA256E-s166060--9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\n"
@@ -117,7 +118,7 @@ def test_whole_labels_have_no_findings(axes: int, tmp_path: Path) -> None:
     size = (1.0, 1.0, 1.0) if axes == 3 else (5.0, 1.0, 1.0)
     plan = plan_labels(source, "bodies", size, codec=ZstdCodec(1), chunk_edge=32, shard_edge=64)
     assert plan.halved_axes == axes
-    build_labels(source, tmp_path / "bodies", plan, jobs=1)
+    build_labels(source, tmp_path / "bodies", plan, crew=LocalCrew(1))
     result = check_image(tmp_path / "bodies", sample=None, jobs=1)
     assert result.findings == ()
     assert result.chunks_read > 0

@@ -286,10 +286,11 @@ import pathlib, re, sys
 from nissl.formats.label_files import open_label_files
 from nissl.formats.label_index import build_label_index
 from nissl.formats.labels import build_labels, plan_labels
+from nissl.formats.workers import LocalCrew
 if __name__ == "__main__":
     source = open_label_files([sys.argv[1]])
     folder = pathlib.Path(sys.argv[2])
-    build_labels(source, folder, plan_labels(source, "a", eval(sys.argv[3]), shard_edge=1024), jobs=1)
+    build_labels(source, folder, plan_labels(source, "a", eval(sys.argv[3]), shard_edge=1024), crew=LocalCrew(1))
     build_label_index(folder, jobs=1)
     # Not ru_maxrss for this process itself: Linux hands that of pytest, which started it, down through fork and exec.
     print(re.search(r"VmHWM:\\s*(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
