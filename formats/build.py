@@ -34,7 +34,7 @@ from nissl.formats.stack import PlaneSource
 from nissl.formats.stream import Progress, RegionWork, stream
 from nissl.formats.workers import Crew, LocalCrew
 
-_WINDOW_SAMPLE = 1 << 23
+_WINDOW_SAMPLE = 1 << 20
 """Voxels that are enough to choose a display window."""
 
 

@@ -52,6 +52,11 @@ def hdf5_checksum(payload: ReadableBuffer) -> bytes:
     return checksum.to_bytes(HDF5_CHECKSUM_BYTES, "little")
 
 
+def with_hdf5_checksum(payload: bytes) -> bytes:
+    """`payload` as it is stored, for HDF5 and Zarr."""
+    return payload + hdf5_checksum(payload)
+
+
 def decode(payload: ReadableBuffer, nbytes: int | None = None) -> bytes:
     """The bytes of one chunk, `nbytes` of them where that is known.
 

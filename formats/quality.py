@@ -70,7 +70,9 @@ def look(voxels: NDArray[Any]) -> PlaneQuality:
 
     Not-a-number voxels of a float image are left out of everything but the count.
     """
-    rows = np.nan_to_num(voxels[..., ::_SAMPLED_ROWS, :].astype(np.float32), nan=0.0)
+    rows = voxels[..., ::_SAMPLED_ROWS, :].astype(np.float32)
+    if voxels.dtype.kind == "f":
+        rows = np.nan_to_num(rows, nan=0.0)
     steps = rows[..., 2:] - rows[..., :-2]
     texture = (
         float(rows.sum(dtype=np.float64)),

@@ -37,6 +37,7 @@ from nissl.formats.codec import (
     decode_start_into,
     hdf5_checksum,
     thread_buffer,
+    with_hdf5_checksum,
 )
 from nissl.formats.grid import Index, ShardGrid
 from nissl.formats.shard_index import (
@@ -52,6 +53,8 @@ DATASET = "voxels"
 """Name of the one HDF5 dataset in a shard."""
 
 _CLOSED = -1
+
+_WRITE_BACK_BYTES = 32 << 20
 
 ANNEX_POINTER = b"/annex/objects/"
 """How what git-annex leaves in the place of an unlocked file begins, where its content is elsewhere."""
@@ -98,6 +101,7 @@ class ShardWriter:
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         self._index = empty_index(grid.chunk_count)
         self._written = 0
+        self._dirty = self._advised = 0
         with _plain_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -127,10 +131,25 @@ class ShardWriter:
 
     def write_chunk(self, chunk: Index, payload: bytes) -> None:
         """Store the encoded bytes of `chunk` (its index within the shard)."""
+        self.write_stored(chunk, with_hdf5_checksum(payload))
+
+    def write_stored(self, chunk: Index, stored: bytes) -> None:
+        """Store the encoded bytes of `chunk` that have HDF5's checksum behind them already."""
         origin = tuple(i * c for i, c in zip(chunk, self._grid.chunk_shape, strict=True))
         with _plain_disk_errors(self.path):
-            self._dataset.id.write_direct_chunk(origin, payload + hdf5_checksum(payload))
+            self._dataset.id.write_direct_chunk(origin, stored)
         self._written += 1
+        self._on_its_way(len(stored))
+
+    def _on_its_way(self, nbytes: int) -> None:
+        """Have the kernel start writing what has come together, so that `fsync` has little left to wait for."""
+        self._dirty += nbytes
+        if self._dirty >= _WRITE_BACK_BYTES and hasattr(os, "posix_fadvise"):
+            # Linux answers this advice by starting to write dirty pages, and drops only pages that are clean already.
+            descriptor = self._file.id.get_vfd_handle()
+            os.posix_fadvise(descriptor, self._advised, 0, os.POSIX_FADV_DONTNEED)
+            self._advised += self._dirty
+            self._dirty = 0
 
     def close(self) -> bool:
         """Publish the shard; returns whether there is one (a shard without chunks is not written)."""

@@ -23,8 +23,8 @@ class Shelf:
         self._region = region
         self._writers: dict[tuple[int, Index], ShardWriter] = {}
 
-    def write(self, level: int, chunk: Index, payload: bytes) -> None:
-        """chunk: counted over the whole array of `level`."""
+    def write(self, level: int, chunk: Index, stored: bytes) -> None:
+        """chunk: counted over the whole array of `level`; stored: its encoded bytes, HDF5's checksum behind them."""
         grid = self._plan.grids[level]
         shard, within = grid.locate(chunk)
         writer = self._writers.get((level, shard))
@@ -33,7 +33,7 @@ class Shelf:
             plan = self._plan
             writer = ShardWriter(path, grid, shard, plan.dtype, plan.codec, plan.identity(level))
             self._writers[level, shard] = writer
-        writer.write_chunk(within, payload)
+        writer.write_stored(within, stored)
 
     def close(self) -> None:
         for writer in self._writers.values():

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nissl.formats.codec import ZstdCodec
+from nissl.formats.codec import ZstdCodec, thread_buffer, with_hdf5_checksum
 from nissl.formats.grid import Index
 from nissl.formats.image_plan import ImagePlan
 from nissl.formats.pyramid import Cascade, Reduction
@@ -123,14 +123,15 @@ def _encode(
 ) -> tuple[bytes | None, PlaneQuality | None]:
     """One inner chunk (channels or planes, rows, columns), padded to `shape` with fill value at the array's edge.
 
-    No payload where there is only fill value.
+    The payload is ready for both views, None where there is only fill value.
     """
-    quality = look(voxels) if judge else None
-    if not voxels.any():
-        return None, quality
+    little_endian = voxels.dtype.newbyteorder("<")
+    # Copied before anything looks at it, into memory that this thread keeps: it is then in the processor's cache, and
+    # no fresh pages are needed for every chunk.
+    chunk = np.frombuffer(thread_buffer("chunk", math.prod(shape) * voxels.itemsize), little_endian).reshape(shape)
     if voxels.shape != shape:
-        padded = np.zeros(shape, dtype=voxels.dtype)
-        padded[tuple(slice(0, n) for n in voxels.shape)] = voxels
-        voxels = padded
-    little_endian = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
-    return codec.encode(np.ascontiguousarray(little_endian).data), quality
+        chunk[...] = 0
+    here = chunk[tuple(slice(0, n) for n in voxels.shape)]
+    np.copyto(here, voxels)
+    quality = look(here) if judge else None
+    return with_hdf5_checksum(codec.encode(chunk.data)) if here.any() else None, quality
