@@ -72,49 +72,28 @@ def group_document(
     voxel_size_um: (z, y, x) of level 0.
     """
     lowest, highest = _range_of(dtype)
-    return {
-        "zarr_format": 3,
-        "node_type": "group",
-        "attributes": {
-            "ome": {
-                "version": "0.5",
-                "multiscales": [
-                    {
-                        "name": name,
-                        "axes": [_axis(axis) for axis in axes],
-                        "datasets": _datasets(axes, voxel_size_um, levels, ("y", "x")),
-                        "type": "mean",
-                        "metadata": {"description": "2x2 mean in y and x; focus planes are kept at every level"},
-                    }
-                ],
-                "omero": {
-                    "channels": [
-                        {
-                            "label": channel.label,
-                            "color": channel.color,
-                            "active": True,
-                            "window": {
-                                "min": lowest,
-                                "max": highest,
-                                "start": channel.window[0],
-                                "end": channel.window[1],
-                            },
-                        }
-                        for channel in channels
-                    ]
-                },
-            }
-        },
+    shown = [
+        {
+            "label": channel.label,
+            "color": channel.color,
+            "active": True,
+            "window": {"min": lowest, "max": highest, "start": channel.window[0], "end": channel.window[1]},
+        }
+        for channel in channels
+    ]
+    multiscale = {
+        "name": name,
+        "axes": [_axis(axis) for axis in axes],
+        "datasets": _datasets(axes, voxel_size_um, levels, ("y", "x")),
+        "type": "mean",
+        "metadata": {"description": "2x2 mean in y and x; focus planes are kept at every level"},
     }
+    return _group({"multiscales": [multiscale], "omero": {"channels": shown}})
 
 
 def labels_document(names: Sequence[str]) -> dict[str, Any]:
     """`zarr.json` of an image's group `labels`: which labels there are."""
-    return {
-        "zarr_format": 3,
-        "node_type": "group",
-        "attributes": {"ome": {"version": "0.5", "labels": list(names)}},
-    }
+    return _group({"labels": list(names)})
 
 
 def label_document(
@@ -125,29 +104,22 @@ def label_document(
 ) -> dict[str, Any]:
     """`zarr.json` of the labels `name` of an image two folders further up; halved: the axes that every level halves."""
     window = "x".join("2" for _ in halved)
-    return {
-        "zarr_format": 3,
-        "node_type": "group",
-        "attributes": {
-            "ome": {
-                "version": "0.5",
-                "multiscales": [
-                    {
-                        "name": name,
-                        "axes": [_axis(axis) for axis in SPATIAL],
-                        "datasets": _datasets(SPATIAL, voxel_size_um, levels, halved),
-                        "type": "mode",
-                        "metadata": {
-                            "description": f"{window} mode in {', '.join(halved)}; on a tie the smallest label, "
-                            "background only where it has more voxels than every label"
-                        },
-                    }
-                ],
-                # No colours: there may be millions of labels, and viewers colour them by their ids.
-                "image-label": {"source": {"image": "../../"}},
-            }
+    multiscale = {
+        "name": name,
+        "axes": [_axis(axis) for axis in SPATIAL],
+        "datasets": _datasets(SPATIAL, voxel_size_um, levels, halved),
+        "type": "mode",
+        "metadata": {
+            "description": f"{window} mode in {', '.join(halved)}; on a tie the smallest label, "
+            "background only where it has more voxels than every label"
         },
     }
+    # No colours: there may be millions of labels, and viewers colour them by their ids.
+    return _group({"multiscales": [multiscale], "image-label": {"source": {"image": "../../"}}})
+
+
+def _group(ome: dict[str, Any]) -> dict[str, Any]:
+    return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": {"version": "0.5", **ome}}}
 
 
 def _datasets(
