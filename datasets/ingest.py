@@ -30,7 +30,7 @@ from nissl.datasets.section import (
     read_record,
     tidy,
 )
-from nissl.datasets.sources import SourceFile, changes, checksum
+from nissl.datasets.sources import SourceFile, changes, checksum, stamp, total_bytes
 from nissl.errors import NisslError
 from nissl.formats.build import build_image
 from nissl.formats.codec import ZstdCodec
@@ -40,8 +40,8 @@ from nissl.formats.image import open_image
 from nissl.formats.image_plan import plan_image
 from nissl.formats.labels import list_labels
 from nissl.formats.quality import QualityReport, report
+from nissl.formats.sources import open_image_source, split_name
 from nissl.formats.stack import PlaneSource, StackError
-from nissl.formats.tiff import open_tiff_stack
 from nissl.formats.workers import LocalCrew
 
 Progress = Callable[[str, int, int], None]
@@ -57,6 +57,7 @@ class Order:
     """What is to be ingested: files, and what the image is called and means."""
 
     files: tuple[Path, ...]
+    """As `formats.sources.open_source` takes their names: `a.tif`, `a.npy`, `a.h5:raw`, `a.zarr`."""
     image: ImageName
     voxel_size_um: tuple[float, float, float]
     """(z, y, x)"""
@@ -68,7 +69,9 @@ class Order:
     """Edges of inner chunks and of shards in y and x, in voxels."""
 
     def settings(self) -> dict[str, Any]:
+        _, dataset = split_name(str(self.files[0]))
         return {
+            **({"dataset": dataset} if dataset else {}),
             "voxel_size_um": list(self.voxel_size_um),
             "skip": sorted(self.skip),
             "zstd_level": self.codec.level,
@@ -135,7 +138,7 @@ def ingest(
     require_saved(brain)
     if twice := [file for file, times in Counter(order.files).items() if times > 1]:
         raise StackError(f"{twice[0]} is named {order.files.count(twice[0])} times: name each plane once")
-    source = open_tiff_stack(order.files, skip=order.skip)
+    source = open_image_source(list(map(str, order.files)), skip=order.skip, scratch=brain.bench)
     stamps = _stamps(source.files)
     known: tuple[SourceFile, ...] | None = None
     if _has_image(brain, order):
@@ -239,7 +242,7 @@ class _Counter:
 
 
 def _checksum(source: PlaneSource, progress: Progress) -> tuple[SourceFile, ...]:
-    counter = _Counter("check", sum(file.stat().st_size for file in source.files), progress)
+    counter = _Counter("check", total_bytes(source.files), progress)
     return checksum(source.files, counter.add)
 
 
@@ -309,7 +312,7 @@ def _build(
 
 
 def _stamps(files: Sequence[Path]) -> dict[Path, tuple[int, int]]:
-    return {file: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+    return {file: stamp(file) for file in files}
 
 
 def _finish(brain: Brain, order: Order, status: str) -> Ingested:

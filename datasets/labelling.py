@@ -18,15 +18,16 @@ from nissl.datasets.locks import exclusive, workshop
 from nissl.datasets.names import SECTIONS, ImageName
 from nissl.datasets.provenance import Making, run_message, sources_of
 from nissl.datasets.section import Added, changing, commit, dataset_id, image_bytes, tidy
-from nissl.datasets.sources import SourceFile, changes, checksum
+from nissl.datasets.sources import SourceFile, changes, checksum, stamp, total_bytes
 from nissl.errors import NisslError
 from nissl.formats import label_index
 from nissl.formats.codec import ZstdCodec
 from nissl.formats.image import open_image
-from nissl.formats.label_files import absolute_name, open_label_files, split_name
+from nissl.formats.label_files import absolute_name, open_label_files
 from nissl.formats.label_index import build_label_index, open_label_index
 from nissl.formats.labels import build_labels, check_labels_name, plan_labels, write_labels_list
 from nissl.formats.shards import write_json
+from nissl.formats.sources import split_name
 from nissl.formats.stack import PlaneSource, StackError
 from nissl.formats.workers import LocalCrew
 
@@ -43,7 +44,7 @@ class LabelOrder:
     """Which labels are to be put beside which image."""
 
     files: tuple[str, ...]
-    """As `formats.label_files.open_label_files` takes them: `seg.npy`, `seg.h5:labels`, TIFF files."""
+    """As `formats.label_files.open_label_files` takes them: `seg.npy`, `seg.h5:labels`, `seg.zarr`, TIFF files."""
     image: ImageName
     name: str
     codec: ZstdCodec = field(default_factory=ZstdCodec)
@@ -100,7 +101,7 @@ def add_labels(
     brain = _brain_of(section, order.image)
     if brain is not None:
         require_saved(brain)
-    source = open_label_files(order.files)
+    source = open_label_files(order.files, scratch=section / ".git" / "nissl" / "work")
     with exclusive(section / ".git" / "nissl" / f"{order.image.stem}_labels-{order.name}.lock"):
         tidy(section)
         known: tuple[SourceFile, ...] | None = None
@@ -225,11 +226,11 @@ def _finish(section: Path, order: LabelOrder, brain: Brain | None, status: str) 
 
 
 def _checksum(source: PlaneSource, progress: Progress) -> tuple[SourceFile, ...]:
-    return checksum(source.files, _counting("check", sum(file.stat().st_size for file in source.files), progress))
+    return checksum(source.files, _counting("check", total_bytes(source.files), progress))
 
 
 def _stamps(source: PlaneSource) -> list[tuple[int, int]]:
-    return [(file.stat().st_size, file.stat().st_mtime_ns) for file in source.files]
+    return [stamp(file) for file in source.files]
 
 
 def _counting(stage: str, total: int, progress: Progress) -> Added:

@@ -21,7 +21,7 @@ from typing import Any
 from nissl import __version__
 from nissl.datasets.sources import SourceFile
 
-_SOFTWARE = ("numpy", "h5py", "zstandard", "tifffile", "imagecodecs")
+_SOFTWARE = ("numpy", "h5py", "zstandard", "tifffile", "imagecodecs", "zarr")
 
 
 @dataclass(frozen=True)

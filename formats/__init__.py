@@ -10,17 +10,24 @@
     patch_plan   which patches these are, and which chunks hold them (pure)
     virtual      the `.h5` that shows a whole pyramid to HDF5 programs
     stack        what a source of planes must offer, and what can be wrong with one
+    sources      the kinds of sources, one module each, and which one a name means
     tiff         TIFF z-stacks as such a source
+    tiff_files   how TIFF files are recognised, and the pixel size that they say
+    npy, hdf5, zarr_arrays  NumPy files, HDF5 datasets, Zarr and OME-Zarr as such sources
+    arrays       what these have in common: axes, and chunks decoded once
+    scratch      decoded voxels that wait on disk
+    pixel_size   the size of a voxel as files say it (pure)
     quality      numbers about each plane, gathered while its voxels pass
     contact_sheet  all planes as one picture
     build        source in, pyramid of dual shards out
     labels       label volumes beside an image: pyramids of their modes
-    label_files  NumPy, HDF5 and TIFF files of labels as such a source
+    label_files  files of labels as such a source
     lists        arrays of one long axis in dual shards: written as they come, searched with few reads
     hdf5_view    a shard as HDF5 sees it, read without a voxel
     check        what is wrong with a shard or an image: the two views against each other, every checksum
     repair       a shard's index rebuilt from its HDF5 side
     label_index  which label lies in which chunks, how large, between which corners
 
-Imported by every other floor; imports only `nissl.errors`. A further source of planes is one module beside `tiff`.
+Imported by every other floor; imports only `nissl.errors`. A further source of planes is one module beside `npy`
+and one entry in `sources`.
 """

@@ -20,7 +20,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from nissl.formats.stack import StackError, order_planes
+from nissl.formats.stack import StackError, order_planes, require_planes
 
 # What tifffile logs about a damaged file is said again, better, in our own sentence; unheard logs would go to stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -184,11 +184,7 @@ def open_tiff_stack(files: Sequence[Path], *, skip: Collection[int] = ()) -> Tif
                     f"rescan it or leave it out with --skip {number}"
                 )
             kept.append(_single_page(file, number, total))
-    unknown = sorted(number for number in skip if not 1 <= number <= total)
-    if unknown:
-        raise StackError(f"--skip {unknown[0]}: the stack has planes 1 to {total}")
-    if not kept:
-        raise StackError(f"all {total} planes are left out with --skip: nothing remains to ingest")
+    require_planes(skip, total)
     _refuse_strangers(kept, files, total)
     return TiffStack(tuple(kept), whole_rows=_stored_in_strips(kept[0]))
 

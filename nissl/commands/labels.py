@@ -32,7 +32,7 @@ def add(
     section: Annotated[Path, typer.Argument(help="The section's dataset.")],
     files: Annotated[
         list[str],
-        typer.Argument(help="Labels as seg.npy, as a dataset seg.h5:labels, or as TIFF files; axes z, y, x."),
+        typer.Argument(help="Labels as seg.npy, a dataset seg.h5:labels, a Zarr folder, or TIFF files; axes z, y, x."),
     ],
     image: Annotated[str, typer.Option(help="The image in it, as in sub-01_sample-0042_stain-Nissl_BF.")],
     name: Annotated[str, typer.Option(help="What the labels are to be called, as in bodies.")],

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from nissl.formats.arrays import array_source
 from nissl.formats.codec import ZstdCodec
 from nissl.formats.grid import Box, Index, level_shapes
 from nissl.formats.image import open_image
-from nissl.formats.label_files import array_source, as_labels
+from nissl.formats.label_files import as_labels
 from nissl.formats.label_index import build_label_index
 from nissl.formats.labels import build_labels, plan_labels, write_labels_list
 from nissl.formats.workers import LocalCrew

@@ -22,9 +22,10 @@ from ome_zarr_models.v05 import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 from ome_zarr_models.v05.labels import Labels
 
+from nissl.formats.arrays import array_source
 from nissl.formats.grid import is_volume
 from nissl.formats.image import open_image
-from nissl.formats.label_files import absolute_name, array_source, open_label_files
+from nissl.formats.label_files import absolute_name, open_label_files
 from nissl.formats.labels import LabelsError, check_labels_name, labels_folder, list_labels, plan_labels
 from nissl.formats.pyramid import halve_labels
 from nissl.formats.stack import StackError

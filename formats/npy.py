@@ -1,0 +1,61 @@
+"""`.npy` files as sources of planes, mapped into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nissl.formats.arrays import array_source
+from nissl.formats.pixel_size import PixelSize
+from nissl.formats.stack import PlaneSource, Reading, StackError, leave_out
+
+
+@dataclass(frozen=True)
+class NumpyFile:
+    """An `ArrayFile`."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def open(self) -> NDArray[Any]:
+        array: NDArray[Any] = np.load(self.path, mmap_mode="r")
+        return array
+
+    def close(self, array: Any) -> None:  # noqa: ANN401 - the map goes with its last reference
+        del array
+
+
+def claims(name: str) -> bool:
+    """Whether `name` is that of a NumPy file."""
+    return Path(name).suffix.lower() == ".npy"
+
+
+def open_source(names: Sequence[str], how: Reading) -> PlaneSource:
+    """The array in the file `names[0]`. Raises StackError where there is none."""
+    place = NumpyFile(Path(names[0]).absolute())
+    try:
+        array = place.open()
+    except FileNotFoundError:
+        raise StackError(f"{place.path} does not exist: check the path") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise StackError(
+            f"{place.path} cannot be read as a NumPy array ({error}): save it again with numpy.save"
+        ) from None
+    return leave_out(array_source(array, place, how=how), how.skip)
+
+
+def pixel_size(names: Sequence[str]) -> PixelSize:
+    """Nothing: a `.npy` file has no place for it."""
+    return PixelSize(origin=names[0])
