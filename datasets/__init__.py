@@ -9,6 +9,8 @@
     sources      the checksums of what an image was made from
     provenance   how data came to be, in DataLad's run-record form (pure)
     ingest       a stack becomes an image in a section of a brain
+    patterns     which files belong to which section, by a pattern (pure)
+    batch        a folder's files become many sections, each on its own
     labelling    labels are put beside an image of a section
     planning     files, inodes and bytes of a brain before it exists (pure)
     check        what is wrong with a brain or a section; damaged shards repaired or set aside

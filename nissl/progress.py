@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -26,8 +27,10 @@ _INTERVAL_S = 0.5  # between two JSON lines of one stage
 class Display:
     """Call it with (stage, done, total); use it as a context manager."""
 
-    def __init__(self, *, as_json: bool, unit: str = "bytes") -> None:
+    def __init__(self, *, as_json: bool, unit: str = "bytes", about: Mapping[str, str] | None = None) -> None:
+        """about: what the work is about where a command does several, as in {"sample": "0042"}."""
         self._json = as_json
+        self._about = dict(about or {})
         self._last: dict[str, float] = {}
         self._tasks: dict[str, TaskID] = {}
         self._bars: Progress | None = None
@@ -43,10 +46,10 @@ class Display:
             now = time.monotonic()
             if done >= total or now - self._last.get(stage, 0.0) >= _INTERVAL_S:
                 self._last[stage] = now
-                say_json({"event": "progress", "stage": stage, "done": done, "total": total})
+                say_json({"event": "progress", **self._about, "stage": stage, "done": done, "total": total})
         elif self._bars is not None:
             if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(stage, total=total)
+                self._tasks[stage] = self._bars.add_task(" ".join((*self._about.values(), stage)), total=total)
             self._bars.update(self._tasks[stage], completed=done, total=total)
 
     def __enter__(self) -> Display:
