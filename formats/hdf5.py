@@ -15,7 +15,7 @@ from nissl.formats.arrays import array_source, datasets_in
 from nissl.formats.pixel_size import PixelSize, from_element_size
 from nissl.formats.stack import PlaneSource, Reading, StackError, leave_out
 
-_SUFFIXES = (".h5", ".hdf5", ".hdf", ".ims")
+_SUFFIXES = (".h5", ".hdf5", ".hdf")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Hdf5Dataset:
     path: Path
     dataset: str
     files: tuple[Path, ...]
-    """The file, and those whose parts a virtual dataset shows."""
+    """The file, one that it links to, and those whose parts a virtual dataset shows."""
 
     @property
     def name(self) -> str:
@@ -54,7 +54,9 @@ def split_name(name: str) -> tuple[Path, str]:
 def open_source(names: Sequence[str], how: Reading) -> PlaneSource:
     """The dataset `names[0]`. Raises StackError where there is none."""
     with _dataset(names[0]) as (path, dataset, item):
-        place = Hdf5Dataset(path, dataset, (path, *_parts(path, dataset, item)))
+        home = Path(item.file.filename)  # another file where the name leads through an external link
+        files = (path, *([home] if home != path else []), *_parts(home, dataset, item))
+        place = Hdf5Dataset(path, dataset, tuple(dict.fromkeys(files)))
         labels = [dimension.label for dimension in item.dims] if item.shape else []
         axes = labels if all(labels) and labels else None
         return leave_out(array_source(item, place, axes, how, _chunks(item)), how.skip)
@@ -83,6 +85,8 @@ def _dataset(name: str) -> Iterator[tuple[Path, str, Any]]:
             item = file.get(dataset)
             if not isinstance(item, h5py.Dataset):
                 raise StackError(f"{path} has no dataset {dataset!r}: look with `h5ls -r {path}`")
+            if item.shape is None:
+                raise StackError(f"{path}:{dataset} is a dataset without voxels: write it again")
             yield path, dataset, item
     except OSError as error:
         raise StackError(f"{path} cannot be read as HDF5 ({error}): check it with `h5ls {path}`") from None

@@ -12,6 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import zarr
 from numpy.typing import NDArray
 
 from nissl.datasets import tables
@@ -63,8 +64,8 @@ def add(brain: Brain, file: Path | str, name: str = "bodies", *, replace: bool =
     return add_labels(brain.section(a_name()), LabelOrder((str(file),), a_name(), name), replace=replace)
 
 
-def read_all(brain: Brain) -> NDArray[np.uint64]:
-    with open_image(brain.section(a_name()) / BODIES) as opened:
+def read_all(brain: Brain, name: str = "bodies") -> NDArray[np.uint64]:
+    with open_image(brain.section(a_name()) / a_name().labels(name)) as opened:
         level = opened.levels[0]
         return level.read(Box((0, 0, 0), level.shape))
 
@@ -161,8 +162,12 @@ def test_an_image_has_several_labels_from_several_kinds_of_files(labelled_brain:
         stored["main/layers"] = some_bodies(2)
     done = add(brain, f"{tmp_path / 'a.h5'}:main/layers", "layers")
     assert (done.status, done.dtype, done.shape) == ("created", "uint64", (3, 600, 700))
-    assert list_labels(brain.section(a_name()) / IMAGE) == ["bodies", "layers"]
+    zarr.create_array(tmp_path / "cells.zarr", data=some_bodies(3), chunks=(3, 64, 64), zarr_format=2)
+    assert add(brain, tmp_path / "cells.zarr", "cells").status == "created"
+    assert add(brain, tmp_path / "cells.zarr", "cells").status == "unchanged"
+    assert list_labels(brain.section(a_name()) / IMAGE) == ["bodies", "cells", "layers"]
     assert np.array_equal(read_all(brain), some_bodies())
+    assert np.array_equal(read_all(brain, "cells"), some_bodies(3))
 
 
 def test_what_does_not_fit_leaves_the_section_as_it_was(full_brain: Brain, file: Path, tmp_path: Path) -> None:
