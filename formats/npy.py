@@ -1,4 +1,4 @@
-"""`.npy` files as sources of planes, mapped into memory."""
+"""`.npy` files as sources of planes, mapped into memory part by part."""
 
 from __future__ import annotations
 
@@ -29,12 +29,30 @@ class NumpyFile:
     def files(self) -> tuple[Path, ...]:
         return (self.path,)
 
-    def open(self) -> NDArray[Any]:
-        array: NDArray[Any] = np.load(self.path, mmap_mode="r")
-        return array
+    def open(self) -> Any:  # noqa: ANN401
+        return _Mapped(self.path)
 
-    def close(self, array: Any) -> None:  # noqa: ANN401 - the map goes with its last reference
+    def close(self, array: Any) -> None:  # noqa: ANN401 - nothing is open between two reads
         del array
+
+
+class _Mapped:
+    """The array in a file, mapped anew for each read.
+
+    One map for all reads would make the whole file count as this process's memory, page by page.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        array = self._map()
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __getitem__(self, part: tuple[slice | int, ...]) -> NDArray[Any]:
+        return np.array(self._map()[part])
+
+    def _map(self) -> NDArray[Any]:
+        array: NDArray[Any] = np.load(self._path, mmap_mode="r")
+        return array
 
 
 def claims(name: str) -> bool:

@@ -41,7 +41,7 @@ class RawFiles:
 class RawFile(NumpyFile):
     """An array in such a file."""
 
-    def open(self) -> NDArray[Any]:
+    def open(self) -> Any:  # noqa: ANN401
         *shape, dtype = re.split("[x_]", self.path.stem.split("_", 1)[1])
         return np.memmap(self.path, dtype, "r", shape=tuple(map(int, shape)))
 
