@@ -56,3 +56,16 @@ def test_numbers_that_are_the_same_in_all_names_do_not_count() -> None:
 
 def test_leading_zeros_do_not_matter() -> None:
     assert order_planes(named("z010.tif", "z9.tif", "z011.tif")) == named("z9.tif", "z010.tif", "z011.tif")
+
+
+def test_where_all_names_are_alike_the_folders_count() -> None:
+    files = named("plane_10/image.tif", "plane_9/image.tif", "plane_12/image.tif", "plane_8/image.tif")
+    found = order_planes(files)
+    assert [None if plane is None else plane.parent.name for plane in found] == [
+        *("plane_8", "plane_9", "plane_10", None, "plane_12")
+    ]
+
+
+def test_a_number_that_a_name_says_twice_counts_once() -> None:
+    files = named("2_z2.tif", "3_z3.tif", "5_z5.tif")
+    assert order_planes(files) == [*files[:2], None, files[2]]
