@@ -63,7 +63,7 @@ def open_source(names: Sequence[str], how: Reading) -> PlaneSource:
 
 
 def pixel_size(names: Sequence[str]) -> PixelSize:
-    """The attribute `element_size_um` that ilastik and Fiji's HDF5 plugin write, z, y, x."""
+    """The attribute `element_size_um` that Fiji's HDF5 plugin writes, z, y, x."""
     with _dataset(names[0]) as (path, dataset, item):
         return from_element_size(item.attrs.get("element_size_um"), f"element_size_um of {path.name}:{dataset}")
 

@@ -169,6 +169,7 @@ def test_a_dry_run_shows_what_would_become_of_it_and_writes_nothing(empty_brain:
     assert not leftovers(empty_brain.path)
 
 
+@pytest.mark.slow
 def test_volumes_of_every_kind_are_sections_of_a_folder(empty_brain: Brain, tmp_path: Path) -> None:
     brain = a_copy(empty_brain, tmp_path)
     voxels = np.stack([a_plane(np.random.default_rng(z), 60, 70) for z in range(3)])
@@ -211,6 +212,7 @@ def test_a_changed_chunk_of_a_zarr_source_is_news_a_moved_folder_is_not(empty_br
     assert "made from other sources (a.zarr has changed)" in nissl("ingest", tmp_path / "a.zarr", *options).stderr
 
 
+@pytest.mark.slow
 def test_the_pixel_size_that_was_found_is_recorded_and_repeated_by_datalad(empty_brain: Brain, tmp_path: Path) -> None:
     brain = a_copy(empty_brain, tmp_path)
     scan(tmp_path / "scans", "{sample}_{z}.tif", ["1"])
