@@ -26,12 +26,14 @@ from numpy.typing import NDArray
 
 from nissl.formats import sources
 from nissl.formats.arrays import ArraySource, array_source
-from nissl.formats.build import build_image, plan_image
+from nissl.formats.build import build_image
 from nissl.formats.grid import Box
 from nissl.formats.image import open_image
+from nissl.formats.image_plan import plan_image
 from nissl.formats.label_files import open_label_files
 from nissl.formats.sources import open_image_source, open_source
 from nissl.formats.stack import PlaneSource, Reading, StackError
+from nissl.formats.workers import LocalCrew
 from tests.formats import formats_model
 from tests.formats.formats_model import VOXEL_SIZE_UM, a_picture, write_planes
 from tests.formats.sources_model import (
@@ -254,7 +256,7 @@ def test_chunks_deeper_or_taller_than_what_is_asked_for_are_decoded_once(
     source = array_source(place.open(), place, how=Reading(scratch=tmp_path), chunks=chunks)
     # One region: those of several are read by further processes, whose reads nobody here would count.
     plan = plan_image(source, "a.ome.zarr", VOXEL_SIZE_UM, chunk_edge=32, shard_edge=256)
-    build_image(source, tmp_path / "a.ome.zarr", plan, jobs=1)
+    build_image(source, tmp_path / "a.ome.zarr", plan, crew=LocalCrew(1))
     with open_image(tmp_path / "a.ome.zarr") as image:
         assert np.array_equal(image.levels[0].read(Box((0, 0, 0), voxels.shape)), voxels)
     assert len(place.fetched) == np.prod([-(-n // c) for n, c in zip(voxels.shape, chunks, strict=True)])
@@ -287,11 +289,13 @@ def test_without_room_for_scratch_chunks_are_decoded_again_but_right(
 
 _BUILD = """
 import pathlib, re, sys
-from nissl.formats.build import build_image, plan_image
+from nissl.formats.build import build_image
+from nissl.formats.image_plan import plan_image
+from nissl.formats.workers import LocalCrew
 from nissl.formats.sources import open_image_source
 if __name__ == "__main__":
     source = open_image_source([sys.argv[1]], scratch=pathlib.Path())
-    build_image(source, pathlib.Path("image"), plan_image(source, "image", (5, 1, 1)), jobs=1)
+    build_image(source, pathlib.Path("image"), plan_image(source, "image", (5, 1, 1)), crew=LocalCrew(1))
     # Not ru_maxrss for this process itself: Linux hands that of pytest, which started it, down through fork and exec.
     print(re.search(r"VmHWM:\\s*(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
 """
