@@ -1,0 +1,27 @@
+"""Nissl without a dataset: the pyramid only, as the peers make it, but with plane quality and both formats."""
+
+from __future__ import annotations
+
+from bench.peers.arguments import answer, read_job
+from nissl.formats.build import build_image, plan_image
+from nissl.formats.codec import ZstdCodec
+from nissl.formats.tiff import open_tiff_stack
+
+
+def main() -> None:
+    job = read_job()
+    source = open_tiff_stack(job.files)
+    plan = plan_image(
+        source,
+        job.target.name,
+        (5.0, 1.0, 1.0),
+        codec=ZstdCodec(job.zstd_level),
+        chunk_edge=job.chunk_edge,
+        shard_edge=job.shard_edge,
+    )
+    build_image(source, job.target, plan, jobs=job.jobs)
+    answer("0", "zstd, shards of all planes, Zarr and HDF5")
+
+
+if __name__ == "__main__":
+    main()
