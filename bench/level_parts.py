@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import functools
 import json
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -69,9 +71,9 @@ def main() -> None:
             parts["sum of the parts"] = [sum(part[column] for part in parts.values()) for column in (0, 1)]
             for jobs in options.jobs:
                 runs = []
-                for run in range(options.runs):
-                    folder = work / f"whole-{level}-{jobs}-{run}"
-                    runs.append(timed(lambda f=folder, j=jobs: whole_run(files, f, plan, j)))  # type: ignore[misc]
+                for _ in range(options.runs):
+                    runs.append(timed(functools.partial(whole_run, files, work / "whole", plan, jobs)))
+                    shutil.rmtree(work / "whole")
                 parts[f"whole run, {jobs} jobs"] = [median_seconds(runs), median_busy_seconds(runs)]
             tables[level] = {part: [value / gigabytes for value in cost] for part, cost in parts.items()}
             print(f"\nzstd {level:<24} {'s/GB':>8} {'CPU s/GB':>9}")

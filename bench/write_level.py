@@ -50,7 +50,9 @@ def main() -> None:
         work = Path(name)
         files = make_stack(work / "tiff", options.gb)
         voxels = np.stack([tifffile.imread(file) for file in files])
-        print(f"{len(files)} planes of {voxels.shape[2]} x {voxels.shape[1]} {voxels.dtype}, {voxels.nbytes / 1e9:.2f} GB")
+        print(
+            f"{len(files)} planes of {voxels.shape[2]} x {voxels.shape[1]} {voxels.dtype}, {voxels.nbytes / 1e9:.2f} GB"
+        )
         print(f"{options.jobs} threads, shards of {options.shard_edge}, median of {options.runs} runs in turns")
         for zstd_level in options.level:
             whole = plan_image(

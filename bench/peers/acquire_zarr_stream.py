@@ -1,15 +1,18 @@
 """acquire-zarr: planes are appended to a stream; threads in C++ compress and write them, and make the pyramid.
 
-It has zstd only inside blosc, whose level n is zstd's 2 n - 1. With `--shuffle` blosc sorts the bytes of voxels by their
-place first, which makes 16-bit images smaller and compression faster; the others compress voxels as they are.
+It has zstd only inside blosc, whose level n is zstd's 2 n - 1. With `--shuffle` blosc sorts the bytes of voxels by
+their place first, which makes 16-bit images smaller and compression faster; the others compress voxels as they are.
 """
+
+# mypy: disable-error-code="import-not-found,import-untyped,attr-defined,no-untyped-call"
+# What it imports is in an environment of its own, not in the one that is checked.
 
 from __future__ import annotations
 
 import sys
 
 import tifffile
-from acquire_zarr import (  # type: ignore[import-not-found]
+from acquire_zarr import (
     ArraySettings,
     CompressionCodec,
     CompressionSettings,

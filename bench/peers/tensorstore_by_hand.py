@@ -1,6 +1,6 @@
 """tensorstore, called by hand: the stack in memory, reduced by Nissl's own `halve` in threads, level by level.
 
-Not a program that does the whole job, but what a good programmer would write in an afternoon, with memory for two levels.
+Not a program that does the whole job, but what a good programmer writes in an afternoon, who has the memory.
 """
 
 from __future__ import annotations

@@ -1,0 +1,88 @@
+"""A command, its seconds, and the memory of it and of all processes that it starts, sampled from /proc (Linux)."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_SAMPLES_PER_SECOND = 50
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a command took."""
+
+    seconds: float
+    peak_bytes: int
+    """Largest sum, over the processes alive at a time, of resident memory; pages that they share count for each."""
+    largest_process_bytes: int
+    """Largest peak of a single process, by the kernel's own account."""
+    said: str
+    """Its standard output."""
+
+
+def run(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Usage:
+    """Run `command` in `folder`. Ends the program with what it complained of where it fails."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    sampler = _Sampler(process.pid)
+    sampler.start()
+    try:
+        said, complained = process.communicate()
+    finally:
+        seconds = time.perf_counter() - start
+        sampler.stop()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command[:4])} failed:\n{complained[-3000:]}")
+    return Usage(seconds, sampler.peak, sampler.largest, said)
+
+
+class _Sampler(threading.Thread):
+    def __init__(self, root: int) -> None:
+        super().__init__(daemon=True)
+        self._root = root
+        self._done = threading.Event()
+        self.peak = 0
+        self.largest = 0
+
+    def run(self) -> None:
+        while not self._done.wait(1 / _SAMPLES_PER_SECOND):
+            total = 0
+            for process in _tree(self._root):
+                resident, highest = _memory(process)
+                total += resident
+                self.largest = max(self.largest, highest)
+            self.peak = max(self.peak, total)
+
+    def stop(self) -> None:
+        self._done.set()
+        self.join()
+
+
+def _tree(root: int) -> list[int]:
+    """`root` and all its descendants."""
+    found = [root]
+    for process in found:
+        try:
+            for task in Path(f"/proc/{process}/task").iterdir():
+                found += map(int, (task / "children").read_text().split())
+        except OSError:  # it has just ended
+            continue
+    return found
+
+
+def _memory(process: int) -> tuple[int, int]:
+    """Resident bytes now, and at their peak; 0 of a process that has just ended."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0, 0
+    now, peak = (re.search(rf"{field}:\s*(\d+) kB", status) for field in ("VmRSS", "VmHWM"))
+    return 1024 * int(now[1]) if now else 0, 1024 * int(peak[1]) if peak else 0
