@@ -37,6 +37,8 @@ lock: $(VENV)/.ready  ## Write constraints.txt anew from pyproject.toml
 
 bench: $(VENV)/.ready  ## Measure against the peers; minutes
 	$(BIN)/python -m bench.write_level
+	$(BIN)/python -m bench.whole_job
+	$(BIN)/python -m bench.inodes
 	$(BIN)/python -m bench.ingest_memory
 	$(BIN)/python -m bench.patches
 

@@ -20,6 +20,8 @@ class Usage:
     seconds: float
     peak_bytes: int
     """Largest sum, over the processes alive at a time, of resident memory; pages that they share count for each."""
+    peak_anonymous_bytes: int
+    """The same without pages of files: memory that the kernel cannot take back when it needs it."""
     largest_process_bytes: int
     """Largest peak of a single process, by the kernel's own account."""
     said: str
@@ -41,7 +43,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], folder: Path) ->
         sampler.stop()
     if process.returncode:
         raise SystemExit(f"{' '.join(command[:4])} failed:\n{complained[-3000:]}")
-    return Usage(seconds, sampler.peak, sampler.largest, said)
+    return Usage(seconds, sampler.peak, sampler.anonymous, sampler.largest, said)
 
 
 class _Sampler(threading.Thread):
@@ -49,17 +51,14 @@ class _Sampler(threading.Thread):
         super().__init__(daemon=True)
         self._root = root
         self._done = threading.Event()
-        self.peak = 0
-        self.largest = 0
+        self.peak = self.anonymous = self.largest = 0
 
     def run(self) -> None:
         while not self._done.wait(1 / _SAMPLES_PER_SECOND):
-            total = 0
-            for process in _tree(self._root):
-                resident, highest = _memory(process)
-                total += resident
-                self.largest = max(self.largest, highest)
-            self.peak = max(self.peak, total)
+            found = [_memory(process) for process in _tree(self._root)]
+            self.peak = max(self.peak, sum(memory["VmRSS"] for memory in found))
+            self.anonymous = max(self.anonymous, sum(memory["RssAnon"] + memory["RssShmem"] for memory in found))
+            self.largest = max([self.largest, *(memory["VmHWM"] for memory in found)])
 
     def stop(self) -> None:
         self._done.set()
@@ -78,11 +77,12 @@ def _tree(root: int) -> list[int]:
     return found
 
 
-def _memory(process: int) -> tuple[int, int]:
-    """Resident bytes now, and at their peak; 0 of a process that has just ended."""
+def _memory(process: int) -> dict[str, int]:
+    """Bytes as in `man 5 proc_pid_status`; 0 of a process that has just ended."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:
-        return 0, 0
-    now, peak = (re.search(rf"{field}:\s*(\d+) kB", status) for field in ("VmRSS", "VmHWM"))
-    return 1024 * int(now[1]) if now else 0, 1024 * int(peak[1]) if peak else 0
+        status = ""
+    fields = ("VmRSS", "VmHWM", "RssAnon", "RssShmem")
+    found = {field: re.search(rf"{field}:\s*(\d+) kB", status) for field in fields}
+    return {field: 1024 * int(match[1]) if match else 0 for field, match in found.items()}

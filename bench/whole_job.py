@@ -176,6 +176,7 @@ def compare(bench: Bench, names: list[str], runs: int) -> list[dict[str, Any]]:
             "ingest_ratio": seconds[name] / seconds[INGEST],
             "build_ratio": seconds[name] / seconds[BUILD],
             "peak_mb": statistics.median(result.usage.peak_bytes for result in of) / 1e6,
+            "anonymous_mb": statistics.median(result.usage.peak_anonymous_bytes for result in of) / 1e6,
             "largest_process_mb": statistics.median(result.usage.largest_process_bytes for result in of) / 1e6,
             "files": of[0].files,
             "inodes": of[0].inodes,
@@ -188,15 +189,13 @@ def compare(bench: Bench, names: list[str], runs: int) -> list[dict[str, Any]]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    columns = (
-        f"{'s':>7} {'MB/s':>6} {'ingest is':>10} {'build is':>9} {'peak MB':>8} {'files':>7} {'inodes':>7} {'MB':>7}"
-    )
+    columns = f"{'s':>7} {'MB/s':>6} {'ingest is':>10} {'build is':>9} {'peak MB':>8} {'anon MB':>8} {'files':>7} {'inodes':>7} {'MB':>7}"
     print(f"\n{'':30} {columns}")
     for row in rows:
         print(
             f"{row['program'] + ' ' + row['version']:30} {row['seconds']:7.2f} {row['mb_s']:6.0f} "
-            f"{row['ingest_ratio']:9.2f}x {row['build_ratio']:8.2f}x {row['peak_mb']:8.0f} {row['files']:7} "
-            f"{row['inodes']:7} {row['stored_mb']:7.1f}  {row['made']}"
+            f"{row['ingest_ratio']:9.2f}x {row['build_ratio']:8.2f}x {row['peak_mb']:8.0f} "
+            f"{row['anonymous_mb']:8.0f} {row['files']:7} {row['inodes']:7} {row['stored_mb']:7.1f}  {row['made']}"
         )
     peers = [row for row in rows if row["peer"]]
     if peers:
