@@ -189,7 +189,9 @@ def compare(bench: Bench, names: list[str], runs: int) -> list[dict[str, Any]]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    columns = f"{'s':>7} {'MB/s':>6} {'ingest is':>10} {'build is':>9} {'peak MB':>8} {'anon MB':>8} {'files':>7} {'inodes':>7} {'MB':>7}"
+    widths = {"s": 7, "MB/s": 6, "ingest is": 10, "build is": 9, "peak MB": 8}
+    widths |= {"anon MB": 8, "files": 7, "inodes": 7, "MB": 7}
+    columns = " ".join(f"{name:>{width}}" for name, width in widths.items())
     print(f"\n{'':30} {columns}")
     for row in rows:
         print(
