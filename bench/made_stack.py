@@ -58,9 +58,3 @@ def make_stack(folder: Path, gigabytes: float) -> list[Path]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(make, range(len(real))))
     return paths
-
-
-def stack_bytes(files: list[Path]) -> int:
-    """Bytes of the voxels in the planes that `make_stack` wrote."""
-    pages = tifffile.imread(files[0])
-    return len(files) * pages.nbytes
