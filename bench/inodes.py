@@ -33,8 +33,8 @@ import zarr
 from bench.disk_count import Count, count
 from bench.made_stack import made_plane, real_planes
 from nissl.datasets.planning import Layout, footprints
-from nissl.formats.build import available_cores
 from nissl.formats.grid import CHUNK_EDGE, SHARD_EDGE, Index, level_shapes, shard_grid
+from nissl.formats.workers import available_cores
 
 FULL_EDGE = 100_000
 ROOT = Path(__file__).resolve().parents[1]

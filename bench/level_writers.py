@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 
 from bench.alternating import sync_tree
 from nissl.formats import ome
-from nissl.formats.build import ImagePlan, write_levels
-from nissl.formats.label_files import array_source
+from nissl.formats.arrays import array_source
+from nissl.formats.build import write_levels
+from nissl.formats.image_plan import ImagePlan
 from nissl.formats.shards import write_json
 from nissl.formats.tiff import open_tiff_stack
+from nissl.formats.workers import LocalCrew
 
 NISSL = "Nissl"
 
@@ -67,7 +69,7 @@ Write = Callable[[Level, Path], None]
 
 def nissl(level: Level, folder: Path) -> None:
     source = open_tiff_stack(level.files) if level.voxels is None else array_source(level.voxels)
-    write_levels(source, folder, level.plan, jobs=level.jobs)
+    write_levels(source, folder, level.plan, crew=LocalCrew(level.jobs))
 
 
 def with_tensorstore(level: Level, folder: Path) -> None:

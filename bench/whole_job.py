@@ -30,8 +30,8 @@ from bench.alternating import sync_tree
 from bench.disk_count import count
 from bench.made_stack import make_stack
 from bench.peers.environments import python_of, version_of
-from nissl.formats.build import available_cores
 from nissl.formats.grid import level_shapes
+from nissl.formats.workers import available_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = "bench"

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from bench.alternating import Timing, median_busy_seconds, median_seconds, take_turns, timed
 from bench.level_writers import NISSL, WRITERS, Level, compress_only, read_back
 from bench.made_stack import make_stack
-from nissl.formats.build import available_cores, plan_image
 from nissl.formats.codec import ZstdCodec
+from nissl.formats.image_plan import plan_image
 from nissl.formats.tiff import open_tiff_stack
+from nissl.formats.workers import available_cores
 
 LIMIT = "zstd alone"
 MEMORY, TIFF = "memory", "tiff"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from bench.peers.arguments import answer, read_job
-from nissl.formats.build import build_image, plan_image
+from nissl.formats.build import build_image
 from nissl.formats.codec import ZstdCodec
+from nissl.formats.image_plan import plan_image
 from nissl.formats.tiff import open_tiff_stack
+from nissl.formats.workers import LocalCrew
 
 
 def main() -> None:
@@ -19,7 +21,7 @@ def main() -> None:
         chunk_edge=job.chunk_edge,
         shard_edge=job.shard_edge,
     )
-    build_image(source, job.target, plan, jobs=job.jobs)
+    build_image(source, job.target, plan, crew=LocalCrew(job.jobs))
     answer("0", "zstd, shards of all planes, Zarr and HDF5")
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from bench.peers.arguments import Job, answer, read_job
 from nissl.formats import ome
-from nissl.formats.build import plan_image
 from nissl.formats.codec import ZstdCodec
+from nissl.formats.image_plan import plan_image
 from nissl.formats.pyramid import halve
 from nissl.formats.shards import write_json
 from nissl.formats.tiff import open_tiff_stack
