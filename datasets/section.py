@@ -147,9 +147,10 @@ def put_image(
 
 def commit(section: Path, message: str, added: Added = lambda _: None) -> None:
     """Commit all that has changed in the section, shards to the annex."""
-    for entry in annex_records(section, "add", "."):
+    for entry in annex_records(section, "add", ".", "--jobs=cpus"):
         added(int(entry["key"].split("-s")[1].split("-")[0]) if entry.get("key") else 0)
-    git(section, "commit", "-q", "-F", "-", text=message)
+    # Only a filter that is required is given the file to read; for any other git maps whole shards into its memory.
+    git(section, "-c", "filter.annex.required=true", "commit", "-q", "-F", "-", text=message)
 
 
 @contextlib.contextmanager

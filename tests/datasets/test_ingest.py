@@ -77,7 +77,7 @@ def test_shards_are_unlocked_in_the_annex_and_everything_else_is_in_git(full_bra
     section = full_brain.section(a_name())
     annexed = run(section, "git", "annex", "find", "--unlocked", "--include=*").split()
     assert annexed == [f"{IMAGE}/0/c/0/0/0", f"{IMAGE}/1/c/0/0/0"]
-    assert run(section, "git", "show", f"HEAD:{IMAGE}/0/c/0/0/0").startswith("/annex/objects/SHA256E-s")
+    assert run(section, "git", "show", f"HEAD:{IMAGE}/0/c/0/0/0").startswith("/annex/objects/BLAKE2B256E-s")
     assert "levels" not in run(section, "git", "annex", "find", "--include=*.json")
 
 

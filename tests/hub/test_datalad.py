@@ -208,7 +208,7 @@ def test_a_brain_may_be_on_two_hubs(public_hub: RunningHub, tmp_path: Path) -> N
     said = run(nissl, "hub", "add", "second", brain, cwd=tmp_path, ok=False)
     assert "--sibling" in said
     run(nissl, "hub", "add", "second", brain, "--sibling", "second", "--name", "copy", cwd=tmp_path)
-    copied = list((tmp_path / "second" / "datasets").rglob("SHA256E-*"))
+    copied = list((tmp_path / "second" / "datasets").rglob("BLAKE2B256E-*"))
     sizes = {path.stat().st_size for path in copied if path.is_file()}
     assert sizes >= set(map(len, shards(public_hub.section).values()))
 
