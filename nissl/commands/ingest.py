@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from nissl.amounts import human_bytes
 from nissl.commands import Json
-from nissl.progress import Display, human_bytes, say_json
+from nissl.progress import Display, say_json
 
 
 def ingest(
@@ -43,7 +44,8 @@ def ingest(
 ) -> None:
     """Turn a z-stack into a section of a brain: checked, with its provenance, committed whole or not at all.
 
-    Repeating the same command changes nothing. Interrupted or killed, it leaves nothing behind; run it again.
+    Repeating the same command changes nothing. Interrupted or killed, run it again: of a large section, what was
+    finished is kept, and the same command goes on from there.
     """
     from nissl.datasets.brain import open_brain
     from nissl.datasets.ingest import Order, ingest
