@@ -45,9 +45,9 @@ def unfinished(
     folder = place / hashlib.sha256(said.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     discard(place, but=folder)
     folder.mkdir(exist_ok=True)
-    write_json(folder / _PLAN, {"fingerprint": fingerprint, "command": list(command)})
-    _rescue(folder, image)
     try:
+        write_json(folder / _PLAN, {"fingerprint": fingerprint, "command": list(command)})
+        _rescue(folder, image)
         yield folder
     except final:
         _remove(folder)

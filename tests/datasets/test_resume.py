@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tifffile
 
 from nissl.datasets.brain import Brain
 from nissl.datasets.check import check
@@ -31,11 +33,11 @@ Moment = Callable[["Site"], bool]
 class Site:
     """A brain in which an image of 12 regions is being made."""
 
-    def __init__(self, brain: Brain, files: list[Path]) -> None:
+    def __init__(self, brain: Brain, files: list[Path], *more: str) -> None:
         self.brain = brain
         self.section = brain.section(a_name())
         edges = ["--chunk-edge", "64", "--shard-edge", "128"]
-        self.arguments = [*ingest_arguments(brain.path, files), "--stain", "cfos", *edges]
+        self.arguments = [*ingest_arguments(brain.path, files), "--stain", "cfos", *edges, *more]
 
     @property
     def folder(self) -> Path | None:
@@ -91,7 +93,7 @@ class Site:
     def completed(self) -> None:
         done = nissl(*self.arguments, "--json")
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout.splitlines()[-1])["event"] in ("created", "unchanged", "recorded")
+        assert json.loads(done.stdout.splitlines()[-1])["event"] in ("created", "replaced", "unchanged", "recorded")
 
 
 def small_shards(files: list[Path], sample: str = "0042", stain: str | None = None) -> Order:
@@ -211,6 +213,31 @@ def test_a_kill_during_the_commit_loses_nothing(site: Site, whole: Site, whom: s
     site.completed()
     assert {name: (site.section / IMAGE / name).stat().st_ino for name in before} == before
     assert_like(site, whole)
+
+
+@pytest.mark.slow
+def test_a_new_version_that_shares_shards_with_the_old_one_survives_a_kill_while_it_is_annexed(
+    whole: Site, planes: list[Path], tmp_path: Path
+) -> None:
+    brain = a_copy(whole.brain, tmp_path)
+    files = [Path(shutil.copy(file, tmp_path)) for file in planes]
+    voxels = tifffile.imread(files[1])
+    voxels[::256] = 77  # every other region changes
+    tifffile.imwrite(files[1], voxels)
+    site = Site(brain, files, "--replace")
+    already = site.objects()
+    assert site.killed_when(lambda site: site.objects() > already + 1)
+    site.completed()
+    straight = tmp_path / "straight"
+    straight.mkdir()
+    expected = ingest(a_copy(whole.brain, straight), small_shards(files, stain="cfos"), replace=True)
+    assert contents(site.section / IMAGE) == contents(expected.image)
+    assert site.objects() == len(list(expected.section.glob(".git/annex/objects/*/*/*/*")))
+    assert (status(brain.path), status(site.section)) == ("", "")
+    assert not leftovers(brain.path)
+    run(site.section, "git", "annex", "fsck", "--quiet")
+    run(site.section, "git", "checkout", "-q", "HEAD~1")
+    assert contents(site.section / IMAGE) == contents(whole.section / IMAGE)
 
 
 @pytest.mark.slow
