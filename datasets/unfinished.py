@@ -9,6 +9,7 @@ for, and the command), the journal, the image, and, while it is put into a new s
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,7 +86,8 @@ class Leftover:
 
 def leftovers(parent: Path) -> Iterator[Leftover]:
     """What interrupted runs have left below `parent`, a brain's folder of unfinished images."""
-    for plan in sorted(parent.glob(f"*/*/{_PLAN}")):
+    # Not Path.glob, which fails where folders go while it looks.
+    for plan in (parent / name for name in sorted(glob.glob(f"*/*/{_PLAN}", root_dir=parent))):  # noqa: PTH207
         place = plan.parent.parent
         if in_use(place):
             continue
