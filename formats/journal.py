@@ -154,11 +154,17 @@ class Journal:
         if total:
             self._verifying(0, total)
         with ThreadPoolExecutor() as pool:
-            for file, agrees in zip(files, pool.map(lambda file: file.agrees(image), files), strict=True):
-                seen += file.nbytes
-                self._verifying(seen, total)
-                if agrees:
-                    good.add(file.name)
+            futures = [pool.submit(file.agrees, image) for file in files]
+            try:
+                for file, future in zip(files, futures, strict=True):
+                    agrees = future.result()
+                    seen += file.nbytes
+                    self._verifying(seen, total)
+                    if agrees:
+                        good.add(file.name)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for a night's work to be read
+                raise
         return good
 
     def _remove_strays(self, image: Path, good: set[str], *, keep_documents: bool = False) -> None:

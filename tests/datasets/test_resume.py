@@ -107,9 +107,9 @@ def small_shards(files: list[Path], sample: str = "0042", stain: str | None = No
     return replace(an_order(files, sample, stain), chunk_edge=64, shard_edge=128)
 
 
-def _kill_all(process: subprocess.Popen[bytes]) -> None:
-    """kill -9 for the command and all that it has started: git and workers too, as when a machine goes down."""
-    family, parents = [process.pid], {}
+def _family(pid: int) -> list[int]:
+    """A process and all that it has started, and they."""
+    family, parents = [pid], {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -118,7 +118,12 @@ def _kill_all(process: subprocess.Popen[bytes]) -> None:
                 continue
     for one in family:
         family += [child for child, parent in parents.items() if parent == one]
-    for one in family:
+    return family
+
+
+def _kill_all(process: subprocess.Popen[bytes]) -> None:
+    """kill -9 for the command and all that it has started: git and workers too, as when a machine goes down."""
+    for one in _family(process.pid):
         try:
             os.kill(one, signal.SIGKILL)
         except ProcessLookupError:
@@ -272,6 +277,27 @@ def test_killed_again_and_again_it_gets_there(site: Site, whole: Site) -> None:
     assert not again
     assert len(made) > REGIONS / 2, "it was never killed late enough to tell"
     assert_like(site, whole)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_one_sentence_and_costs_what_it_was_at(
+    empty_brain: Brain, planes: list[Path], tmp_path: Path
+) -> None:
+    site = Site(a_copy(empty_brain, tmp_path), planes)
+    command = ["nissl", *site.arguments, "--jobs", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not regions_done(2)(site):
+        time.sleep(0.002)
+    workers = [pid for pid in _family(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(workers[-1], signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.startswith("nissl: a worker process was killed, probably because the machine ran out of memory: run ")
+    assert " of 12 regions (" in said
+    assert said.endswith(" are kept, the same command goes on from there\n")
+    assert said.count("\n") == 1
+    site.completed()
+    assert not leftovers(site.brain.path)
 
 
 def interrupted(brain: Brain, files: list[Path], at: float = 0.6, sample: str = "0042") -> BaseException:
