@@ -15,5 +15,6 @@
     check        what is wrong with a brain or a section; damaged shards repaired or set aside
     locks        one writer at a time, and folders for work that a crash may leave behind
 
-Imported by `federation`, `hub` and the command line; imports `formats`, `nissl.amounts`, `nissl.errors`. No network here.
+Imported by `federation`, `hub` and the command line; imports `formats`, `nissl.amounts` and
+`nissl.errors`. No network here.
 """
