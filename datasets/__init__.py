@@ -8,6 +8,7 @@
     section      one section's dataset: created, images put into it whole or not at all
     sources      the checksums of what an image was made from
     provenance   how data came to be, in DataLad's run-record form (pure)
+    unfinished   images whose ingest was interrupted, and what is kept of them
     ingest       a stack becomes an image in a section of a brain
     patterns     which files belong to which section, by a pattern (pure)
     batch        a folder's files become many sections, each on its own
@@ -16,5 +17,6 @@
     check        what is wrong with a brain or a section; damaged shards repaired or set aside
     locks        one writer at a time, and folders for work that a crash may leave behind
 
-Imported by `federation`, `hub` and the command line; imports `formats` and `nissl.errors`. No network here.
+Imported by `federation`, `hub` and the command line; imports `formats`, `nissl.amounts` and
+`nissl.errors`. No network here.
 """

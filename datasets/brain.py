@@ -35,6 +35,11 @@ class Brain:
         return self.path / ".git" / "nissl" / "work"
 
     @property
+    def unfinished(self) -> Path:
+        """Where images wait whose ingest was interrupted."""
+        return self.path / ".git" / "nissl" / "unfinished"
+
+    @property
     def lock(self) -> Path:
         return self.path / ".git" / "nissl" / "lock"
 

@@ -24,6 +24,7 @@ from nissl.datasets import bids, tables
 from nissl.datasets.brain import open_brain
 from nissl.datasets.git import GitError, annex, annex_records, git
 from nissl.datasets.names import SECTIONS, ImageName, NameFormError
+from nissl.datasets.unfinished import Leftover, described, leftovers
 from nissl.errors import NisslError
 from nissl.formats.check import SAMPLE, Checked, Finding, Part, check_image, check_shard, identity_of
 from nissl.formats.image import NotAnImageError, open_image
@@ -74,6 +75,8 @@ class Report:
     checked: Checked
     not_installed: tuple[str, ...] = ()
     """Sections that the brain records and that are not on this machine."""
+    notes: tuple[str, ...] = ()
+    """What somebody should know, though nothing is damaged."""
 
     @property
     def fine(self) -> bool:
@@ -243,7 +246,7 @@ def _check_section(section: Path, full: bool, jobs: int | None, progress: Progre
 
 
 def _check_brain(path: Path, full: bool, jobs: int | None, progress: Progress) -> Report:
-    open_brain(path)
+    brain = open_brain(path)
     findings = [*_git_findings(path, full), *_description_findings(path, "study")]
     catalogue, unreadable = _table(path / "catalogue.tsv")
     findings += unreadable
@@ -269,7 +272,14 @@ def _check_brain(path: Path, full: bool, jobs: int | None, progress: Progress) -
         if str(stranger.parent.relative_to(path)) not in recorded:
             problem = "is a dataset that the brain does not record"
             checked += Checked((Finding(stranger.parent, None, problem, Part.DATASET, "ingest it again or move it"),))
-    return Report(path, "brain", _advised(checked), tuple(away))
+    return Report(path, "brain", _advised(checked), tuple(away), tuple(map(_note, leftovers(brain.unfinished))))
+
+
+def _note(left: Leftover) -> str:
+    return (
+        f"ingest of {left.image} was interrupted, {described(left.kept)} are kept: go on with the same command "
+        f"({left.plan} has it), or remove {left.folder}"
+    )
 
 
 def _recorded_sections(brain: Path) -> dict[str, str]:

@@ -1,24 +1,26 @@
 """A stack of planes becomes an image in a section of a brain: checked, with provenance, whole or not at all.
 
 Everything is made in a folder inside the brain's `.git` and moved into place at the end. A run that is killed leaves
-nothing that anybody sees, and the next run removes what it left.
+nothing in sight, and the same order goes on from what it has finished (`datasets/unfinished.py`).
 """
 
 from __future__ import annotations
 
 import json
 import math
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nissl.datasets.brain import Brain, is_installed, is_recorded, register, require_saved
 from nissl.datasets.git import require_identity, require_room
-from nissl.datasets.locks import clear, exclusive, workshop
+from nissl.datasets.locks import clear, exclusive, occupying
 from nissl.datasets.names import ImageName
 from nissl.datasets.provenance import Making, run_message, sources_of
 from nissl.datasets.section import (
@@ -31,13 +33,15 @@ from nissl.datasets.section import (
     tidy,
 )
 from nissl.datasets.sources import SourceFile, changes, checksum, stamp, total_bytes
-from nissl.errors import NisslError
-from nissl.formats.build import build_image
+from nissl.datasets.unfinished import discard, unfinished
+from nissl.errors import NisslError, NoSpaceError
+from nissl.formats.build import BUILDER_VERSION, build_image
 from nissl.formats.codec import ZstdCodec
 from nissl.formats.contact_sheet import contact_sheet, overview
 from nissl.formats.grid import CHUNK_EDGE, SHARD_EDGE
 from nissl.formats.image import open_image
-from nissl.formats.image_plan import plan_image
+from nissl.formats.image_plan import ImagePlan, plan_image
+from nissl.formats.journal import Journal, Lines
 from nissl.formats.labels import list_labels
 from nissl.formats.quality import QualityReport, report
 from nissl.formats.sources import open_image_source, split_name
@@ -45,7 +49,12 @@ from nissl.formats.stack import PlaneSource, StackError
 from nissl.formats.workers import LocalCrew
 
 Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total); stages are `check`, `write` and `annex`, counted in bytes."""
+"""Called with (stage, done, total), in bytes.
+
+Stages are `check` (sources against an image that is there), `verify` (what an interrupted run has finished), `write`
+and `annex`; and `wait`, with nothing to count, where another run is making the same image. The first call of a stage
+says where it starts.
+"""
 
 
 class IngestError(NisslError):
@@ -121,7 +130,8 @@ def ingest(
     """Make the image that `order` describes, in its section of `brain`.
 
     The same order again changes nothing; another one for the same image needs `replace`, which makes a new version.
-    strict: refuse a stack that the quality report warns about.
+    strict: refuse a stack that the quality report warns about. Where it is interrupted, whole regions of a large image
+    are kept for the same order to go on with; the exception has a note that says how many.
     Raises StackError for a bad stack, IngestError where the image exists and is another, NoSpaceError on a full disk.
     """
     require_identity(brain.path)
@@ -138,34 +148,59 @@ def ingest(
     require_saved(brain)
     if twice := [file for file, times in Counter(order.files).items() if times > 1]:
         raise StackError(f"{twice[0]} is named {order.files.count(twice[0])} times: name each plane once")
-    source = open_image_source(list(map(str, order.files)), skip=order.skip, scratch=brain.bench)
+    source = open_image_source(list(map(str, order.files)), skip=order.skip, scratch=brain.unfinished)
     stamps = _stamps(source.files)
-    known: tuple[SourceFile, ...] | None = None
-    if _has_image(brain, order):
-        known = _checksum(source, progress)
-        if not _is_news(brain, order, known, replace):
-            return _finish(brain, order, "unchanged")
-    with workshop(brain.bench) as bench:
-        started = datetime.now(UTC)
-        known, quality, sheet = _build(source, order, bench, stamps, known, jobs, progress)
-        if strict and quality.warnings:
-            more = f" (and {len(quality.warnings) - 1} more)" if len(quality.warnings) > 1 else ""
-            raise IngestError(f"{quality.warnings[0]}{more}: scan it again, or ingest it as it is without --strict")
-        making = Making(order.command(), known, order.settings(), started, datetime.now(UTC))
-        require_room(brain.path)
-        with exclusive(brain.path / ".git" / "nissl" / f"{order.image.section.name}.lock"):
-            # Somebody else may have made the section, or the image, while this one was being built.
-            exists = _has_image(brain, order)
-            if exists and not _is_news(brain, order, known, replace):
+    place = brain.unfinished / order.image.stem
+    with occupying(place, partial(progress, "wait", 0, 1)):
+        known: tuple[SourceFile, ...] | None = None
+        if _has_image(brain, order):
+            known = _checksum(source, progress)
+            if not _is_news(brain, order, known, replace):
+                discard(place)
                 return _finish(brain, order, "unchanged")
-            fresh = not is_installed(brain, order.image)
-            _put(brain, order, bench, making, quality, sheet, progress)
-            try:
-                return _finish(brain, order, "replaced" if exists else "created")
-            except BaseException:
-                if fresh and not is_recorded(brain, order.image):
-                    brain.section(order.image).rename(bench / "unrecorded")
-                raise
+        plan = _plan(source, order)
+        fingerprint = _fingerprint(plan, order, stamps)
+        # The answer to the first two is another order; to a full disk there is none while this fills it.
+        final = (StackError, IngestError, NoSpaceError)
+        with unfinished(place, order.image, fingerprint, order.command(), final) as folder:
+            return _make(brain, order, source, plan, folder, stamps, known, replace, strict, jobs, progress)
+
+
+def _make(
+    brain: Brain,
+    order: Order,
+    source: PlaneSource,
+    plan: ImagePlan,
+    folder: Path,
+    stamps: dict[Path, tuple[int, int]],
+    known: tuple[SourceFile, ...] | None,
+    replace: bool,
+    strict: bool,
+    jobs: int | None,
+    progress: Progress,
+) -> Ingested:
+    """Build the image in `folder` and put it into its section; arguments as of `_build`, `ingest`."""
+    started = datetime.now(UTC)
+    known, quality, sheet = _build(source, plan, folder, stamps, known, jobs, progress)
+    if strict and quality.warnings:
+        more = f" (and {len(quality.warnings) - 1} more)" if len(quality.warnings) > 1 else ""
+        raise IngestError(f"{quality.warnings[0]}{more}: scan it again, or ingest it as it is without --strict")
+    making = Making(order.command(), known, order.settings(), started, datetime.now(UTC))
+    require_room(brain.path)
+    with exclusive(brain.path / ".git" / "nissl" / f"{order.image.section.name}.lock"):
+        # Somebody else may have made the section, or the image, while this one was being built.
+        exists = _has_image(brain, order)
+        if exists and not _is_news(brain, order, known, replace):
+            return _finish(brain, order, "unchanged")
+        fresh = not is_installed(brain, order.image)
+        _put(brain, order, folder, making, quality, sheet, progress)
+        try:
+            return _finish(brain, order, "replaced" if exists else "created")
+        except BaseException:
+            if fresh and not is_recorded(brain, order.image):
+                section = brain.section(order.image)
+                section.rename(folder / section.name)
+            raise
 
 
 def _has_image(brain: Brain, order: Order) -> bool:
@@ -197,16 +232,16 @@ def _is_news(brain: Brain, order: Order, now: tuple[SourceFile, ...], replace: b
 def _put(
     brain: Brain,
     order: Order,
-    bench: Path,
+    folder: Path,
     making: Making,
     quality: QualityReport,
     sheet: bytes,
     progress: Progress,
 ) -> None:
-    """Put the image that was built in `bench` into its section, a new one where there is none."""
+    """Put the image that was built in `folder` into its section, a new one where there is none."""
     section = brain.section(order.image)
     installed = is_installed(brain, order.image)
-    target = section if installed else bench / section.name
+    target = section if installed else folder / section.name
     if not installed:
         create_section(target, order.image)
     message = run_message(
@@ -215,8 +250,9 @@ def _put(
         [str(path) for path in order.image.paths],
         dataset_id(target),
     )
-    built = bench / order.image.image.name
+    built = folder / order.image.image.name
     annexed = _Counter("annex", sum(path.stat().st_size for path in built.rglob("*") if path.is_file()), progress)
+    annexed.add(0)
     record, judged = making.document(), quality.document()
     put_image(target, order.image, built, order.voxel_size_um, record, judged, sheet, message, annexed.add)
     annexed.finish()
@@ -231,7 +267,6 @@ class _Counter:
     def __init__(self, stage: str, total: int, progress: Progress) -> None:
         self._stage, self._total, self._progress = stage, total, progress
         self._done = 0
-        progress(stage, 0, total)
 
     def add(self, amount: int) -> None:
         self._done += amount
@@ -243,6 +278,7 @@ class _Counter:
 
 def _checksum(source: PlaneSource, progress: Progress) -> tuple[SourceFile, ...]:
     counter = _Counter("check", total_bytes(source.files), progress)
+    counter.add(0)
     return checksum(source.files, counter.add)
 
 
@@ -263,22 +299,8 @@ def _difference(section: Path, order: Order, now: tuple[SourceFile, ...]) -> str
     return None
 
 
-def _build(
-    source: PlaneSource,
-    order: Order,
-    bench: Path,
-    before: dict[Path, tuple[int, int]],
-    known: tuple[SourceFile, ...] | None,
-    jobs: int | None,
-    progress: Progress,
-) -> tuple[tuple[SourceFile, ...], QualityReport, bytes]:
-    """Build the image in `bench`, checksumming the sources meanwhile.
-
-    Returns the checksums, the quality report, and the contact sheet as a PNG.
-
-    before: the sources' stamps when their checksums, or their structure, were first read.
-    """
-    plan = plan_image(
+def _plan(source: PlaneSource, order: Order) -> ImagePlan:
+    return plan_image(
         source,
         order.image.image.name,
         order.voxel_size_um,
@@ -286,24 +308,63 @@ def _build(
         chunk_edge=order.chunk_edge,
         shard_edge=order.shard_edge,
     )
+
+
+def _fingerprint(plan: ImagePlan, order: Order, stamps: dict[Path, tuple[int, int]]) -> dict[str, Any]:
+    """All that decides what the image becomes."""
+    return {
+        "builder": BUILDER_VERSION,
+        "plan": repr(plan),
+        "settings": order.settings(),
+        "sources": [[str(file), *stamp] for file, stamp in stamps.items()],
+    }
+
+
+def _build(
+    source: PlaneSource,
+    plan: ImagePlan,
+    folder: Path,
+    before: dict[Path, tuple[int, int]],
+    known: tuple[SourceFile, ...] | None,
+    jobs: int | None,
+    progress: Progress,
+) -> tuple[tuple[SourceFile, ...], QualityReport, bytes]:
+    """Build the image in `folder`, or what is missing of it there, checksumming the sources meanwhile.
+
+    Returns the checksums, the quality report, and the contact sheet as a PNG.
+
+    before: the sources' stamps when their checksums, or their structure, were first read.
+    """
     planes, height, width = source.shape
     voxel_bytes = (source.channels or 1) * source.dtype.itemsize
     counter = _Counter("write", planes * height * width * voxel_bytes, progress)
+    stopped = threading.Event()
+
+    def unless_stopped(_: int) -> None:
+        if stopped.is_set():
+            raise InterruptedError("the build was stopped")
+
     with ThreadPoolExecutor(1) as background:
-        checksums = None if known is not None else background.submit(checksum, source.files)
-        quality = build_image(
-            source,
-            bench / plan.name,
-            plan,
-            crew=LocalCrew(jobs) if jobs else LocalCrew(),
-            progress=lambda voxels: counter.add(voxels * voxel_bytes),
-        )
-        known = known if checksums is None else checksums.result()
+        journal = Lines(folder / "checksums.jsonl")
+        checksums = None if known is not None else background.submit(checksum, source.files, unless_stopped, journal)
+        try:
+            quality = build_image(
+                source,
+                folder / plan.name,
+                plan,
+                crew=LocalCrew(jobs) if jobs else LocalCrew(),
+                progress=lambda voxels: counter.add(voxels * voxel_bytes),
+                journal=Journal(folder, partial(progress, "verify")),
+            )
+            known = known if checksums is None else checksums.result()
+        except BaseException:
+            stopped.set()
+            raise
     assert known is not None  # noqa: S101 - one of the two branches above has set it
     changed = [file.name for file, stamp in _stamps(source.files).items() if before[file] != stamp]
     if changed:
         raise StackError(f"{changed[0]} changed while it was read: ingest the stack again when the scanner is done")
-    with open_image(bench / plan.name) as image:
+    with open_image(folder / plan.name) as image:
         seen = overview(image)
         windows = [channel["window"] for channel in image.ome["omero"]["channels"]]
     judged = report(quality, [(file.name, file.sha256) for file in known], seen.mean(axis=0))

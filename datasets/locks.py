@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -32,6 +32,46 @@ def exclusive(path: Path) -> Iterator[None]:
             yield
         finally:
             _held.reset(before)
+
+
+@contextlib.contextmanager
+def occupying(folder: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Make `folder` and hold it, waiting for whoever holds it now; at the end it goes, if it is empty.
+
+    waiting: called once where somebody else holds it.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # its owner has just removed it
+            continue
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not _is_still(folder, descriptor):
+                continue
+            before = _held.set((*_held.get(), descriptor))
+            try:
+                yield
+            finally:
+                _held.reset(before)
+                with contextlib.suppress(OSError):  # something is kept in it
+                    folder.rmdir()
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _is_still(folder: Path, descriptor: int) -> bool:
+    """Whether the folder of this name is the one that is open."""
+    try:
+        return os.path.samestat(folder.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def held() -> tuple[int, ...]:
@@ -65,7 +105,7 @@ def clear(parent: Path) -> None:
 
 def _clear(parent: Path) -> None:
     for leftover in parent.iterdir():
-        if leftover.is_dir() and not _in_use(leftover):
+        if leftover.is_dir() and not in_use(leftover):
             remove_tree(leftover)
 
 
@@ -83,7 +123,8 @@ def remove_tree(folder: Path) -> None:
             time.sleep(0.05)
 
 
-def _in_use(folder: Path) -> bool:
+def in_use(folder: Path) -> bool:
+    """Whether somebody holds the lock of `folder`, or has just removed it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:  # its owner has just removed it

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,10 @@ def _tidy(section: Path) -> None:
     remove_stale_locks(section)
     begun = json.loads(marker.read_text(encoding="utf-8"))
     if git(section, "rev-parse", "HEAD").strip() == begun["head"]:  # otherwise it was stopped after its commit
-        orphans = _objects_of(section, begun["paths"]) - set(begun["objects"])
+        origins = begun.get("origins", {})
+        orphans = _objects_of(section, [*begun["paths"], *origins.values()]) - set(begun["objects"])
+        for path, origin in origins.items():
+            take_back(section / path, Path(origin))
         for path in begun["paths"]:
             _forget(section, path)
             if git(section, "ls-tree", "HEAD", "--", path):
@@ -83,6 +86,20 @@ def _tidy(section: Path) -> None:
         if orphans:
             annex(section, "dropkey", "--force", "--batch", text="".join(f"{key}\n" for key in sorted(orphans)))
     marker.unlink()
+
+
+def take_back(image: Path, origin: Path) -> None:
+    """Move an image that was being put into a section back to where it was built, if that still is a place.
+
+    Its shards may be in the section's annex already (annex.thin: one file with two names); once the annex has dropped
+    them, they are ordinary files again.
+    """
+    if not image.is_dir() or origin.exists() or not origin.parent.is_dir():
+        return
+    for path in image.rglob("*"):
+        if path.is_file():
+            path.chmod(path.stat().st_mode | 0o200)  # git-annex takes this away while it reads a file
+    image.rename(origin)
 
 
 def _objects(section: Path) -> dict[tuple[int, int], str]:
@@ -95,7 +112,10 @@ def _objects(section: Path) -> dict[tuple[int, int], str]:
 
 
 def _objects_of(section: Path, paths: Sequence[str]) -> set[str]:
-    """The keys whose content is one file with a file at or below `paths` (annex.thin)."""
+    """The keys whose content is one file with a file at or below `paths` (annex.thin).
+
+    paths: within the section, or absolute.
+    """
     objects = _objects(section)
     states = [file.stat() for path in paths for file in (section / path).rglob("*") if file.is_file()]
     return {objects[state.st_dev, state.st_ino] for state in states if (state.st_dev, state.st_ino) in objects}
@@ -124,9 +144,9 @@ def put_image(
     """Move the finished image at `built` into the section, in the place of an earlier one, and commit it.
 
     built: on the section's file system. sheet: a PNG of all planes. Whatever stops this, the section is the old or the
-    new one after `tidy`.
+    new one after `tidy`; where it is the old one, the finished image is back at `built`, if its folder is still there.
     """
-    with changing(section, [str(path) for path in image.paths]):
+    with changing(section, [str(path) for path in image.paths], {str(image.image): built}):
         (section / image.folder).mkdir(parents=True, exist_ok=True)
         built.rename(section / image.image)
         with open_image(section / image.image) as opened:
@@ -154,10 +174,11 @@ def commit(section: Path, message: str, added: Added = lambda _: None) -> None:
 
 
 @contextlib.contextmanager
-def changing(section: Path, paths: Sequence[str]) -> Iterator[None]:
+def changing(section: Path, paths: Sequence[str], origins: Mapping[str, Path] | None = None) -> Iterator[None]:
     """Take `paths` out of the section, for the caller to put new ones in their place and `commit`.
 
-    Whatever stops that, the section is the old or the new one after `tidy`. Raises SectionError where it has unsaved
+    origins: where new ones come from, by path, and go back to. Whatever stops that, the section is the old or the new
+    one after `tidy`. Raises SectionError where it has unsaved
     changes.
     """
     with exclusive(_lock(section)):
@@ -171,6 +192,7 @@ def changing(section: Path, paths: Sequence[str]) -> Iterator[None]:
                 "head": git(section, "rev-parse", "HEAD").strip(),
                 "paths": list(paths),
                 "objects": sorted(_objects(section).values()),
+                "origins": {path: str(origin) for path, origin in (origins or {}).items()},
             },
         )
         try:

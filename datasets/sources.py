@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from nissl.formats.journal import Lines
 
 _BLOCK = 1 << 20
 
@@ -23,9 +25,23 @@ class SourceFile:
     sha256: str
 
 
-def checksum(files: Sequence[Path], progress: Callable[[int], None] = lambda _: None) -> tuple[SourceFile, ...]:
-    """Checksum each file or folder; `progress` is told the bytes read since its last call."""
-    return tuple((_checksum_folder if file.is_dir() else _checksum)(file, progress) for file in files)
+def checksum(
+    files: Sequence[Path], progress: Callable[[int], None] = lambda _: None, journal: Lines | None = None
+) -> tuple[SourceFile, ...]:
+    """Checksum each file or folder; `progress` is told the bytes read since its last call, and may raise to stop it.
+
+    journal: where checksums are written down, and taken from; only for files that are known not to have changed.
+    """
+    known = {} if journal is None else {line.pop("path"): SourceFile(**line) for line in journal.read()}
+    found = []
+    for file in files:
+        one = known.get(str(file))
+        if one is None:
+            one = (_checksum_folder if file.is_dir() else _checksum)(file, progress)
+            if journal is not None:
+                journal.add({"path": str(file), **asdict(one)})
+        found.append(one)
+    return tuple(found)
 
 
 def stamp(file: Path) -> tuple[int, int]:

@@ -20,6 +20,9 @@
     quality      numbers about each plane, gathered while its voxels pass
     contact_sheet  all planes as one picture
     build        source in, pyramid of dual shards out
+    journal      what is finished of an image that is being built, for the next run to go on from
+    attempt      one run at building an image, told from earlier ones whose workers may still write
+    written      a file as it was written: its size and checksum
     labels       label volumes beside an image: pyramids of their modes
     label_files  files of labels as such a source
     lists        arrays of one long axis in dual shards: written as they come, searched with few reads

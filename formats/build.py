@@ -15,8 +15,11 @@ Where z is halved too, two slabs make one of the next level: such levels are wri
 
 from __future__ import annotations
 
+import functools
 import math
-from concurrent.futures import ThreadPoolExecutor
+import operator
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +28,18 @@ from nissl.formats import ome
 from nissl.formats.grid import Box
 from nissl.formats.image import Level, open_image
 from nissl.formats.image_plan import ImagePlan
+from nissl.formats.journal import Journal
 from nissl.formats.level_sources import HalvedSource, LevelSource, SlabLevelSource
 from nissl.formats.quality import PlaneQuality
 from nissl.formats.regions import Region, regions_of, streamed_levels
 from nissl.formats.shards import write_json
 from nissl.formats.shelf import join_parts
 from nissl.formats.stack import PlaneSource
-from nissl.formats.stream import Progress, RegionWork, stream
+from nissl.formats.stream import Progress, RegionResult, RegionWork
 from nissl.formats.workers import Crew, LocalCrew
+
+BUILDER_VERSION = 1
+"""Raised when the same source and plan become other bytes: nobody then resumes what an older version has begun."""
 
 _WINDOW_SAMPLE = 1 << 20
 """Voxels that are enough to choose a display window."""
@@ -45,13 +52,16 @@ def build_image(
     *,
     crew: Crew | None = None,
     progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> list[PlaneQuality]:
     """Write the pyramid of `source` into the new folder `folder` and return the quality of each plane.
 
-    crew: who does it, all cores of this machine by default. Memory stays below a few rows of chunks per core. Raises
-    StackError where a plane turns out unreadable, NoSpaceError on a full disk; `folder` is then the caller's to remove.
+    crew: who does it, all cores of this machine by default. Memory stays below a few rows of chunks per core.
+    journal: where the image is large enough to have several regions, what is finished is written down in it, and what
+    an earlier run has finished of the same source and plan is kept. Raises StackError where a plane turns out
+    unreadable, NoSpaceError on a full disk; `folder` is then the caller's to remove.
     """
-    planes = write_levels(source, folder, plan, crew=crew, progress=progress)
+    planes = write_levels(source, folder, plan, crew=crew, progress=progress, journal=journal)
     window = display_window(Level(folder / str(len(plan.grids) - 1), plan.grids[-1], plan.dtype))
     channels = _channels(plan, window)
     write_json(
@@ -69,33 +79,59 @@ def write_levels(
     *,
     crew: Crew | None = None,
     progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> list[PlaneQuality]:
     """Write the arrays of the pyramid, but not the group that makes them an image; otherwise like `build_image`.
 
-    Returns the quality of each plane of an image, nothing for labels.
+    Returns the quality of each plane of an image, nothing for labels. The first call of `progress` says how much an
+    earlier run has done.
     """
     crew = crew or LocalCrew()
     report = progress or (lambda _: None)
+    regions = list(regions_of(source, plan))
+    if len(regions) == 1:
+        journal = None  # there is nothing to resume
+    if journal is not None:
+        journal.resume(folder, len(regions))
     for number, grid in enumerate(plan.grids):
         write_json(folder / str(number) / "zarr.json", ome.array_document(grid, plan.dtype, plan.codec, plan.axes))
-    regions = list(regions_of(source, plan))
     streamed = streamed_levels(plan, regions) if plan.halved_axes == 2 else 1
     works = [RegionWork(source, folder, plan, region, 0, range(streamed)) for region in regions]
-    planes: list[PlaneQuality] = []
-
-    def finished(_: RegionWork, part: list[PlaneQuality]) -> None:
-        planes[:] = [a + b for a, b in zip(planes, part, strict=True)] if planes else part
-
-    crew.run(works, report, finished)
+    results = _done(works, crew, report, journal)
     if plan.halved_axes == 2:
-        join_parts(folder, plan)
-        _reduce_rest(folder, plan, streamed, crew.cores)
+        if journal is None:
+            join_parts(folder, plan)
+        else:
+            join_parts(folder, plan, journal.joined, journal.add_joined)
+        _reduce_rest(folder, plan, streamed, crew.cores, journal)
     else:
-        _halve_volume(folder, plan, crew)
-    return planes
+        _halve_volume(folder, plan, crew, journal)
+    if journal is not None:
+        journal.end(folder)
+    # In the regions' order, not in that of their finishing: sums of floats depend on it.
+    return [functools.reduce(operator.add, parts) for parts in zip(*(r.planes for r in results), strict=True)]
 
 
-def _halve_volume(folder: Path, plan: ImagePlan, crew: Crew) -> None:
+def _done(works: Sequence[RegionWork], crew: Crew, report: Progress, journal: Journal | None) -> list[RegionResult]:
+    """Have `works` done, but for what the journal knows to be done already; the results are in the same order."""
+    results: dict[str, RegionResult] = {}
+    if journal is not None:
+        works = [replace(work, attempt=journal.attempt) for work in works]
+        results = {work.name: result for work in works if (result := journal.result(work)) is not None}
+    report(sum(work.voxels for work in works if work.name in results))
+
+    def finished(work: RegionWork, result: RegionResult) -> None:
+        if journal is not None:
+            journal.add(work, result)
+        results[work.name] = result
+
+    left = [work for work in works if work.name not in results]
+    if left:
+        crew.run(left, report, finished)
+    return [results[work.name] for work in works]
+
+
+def _halve_volume(folder: Path, plan: ImagePlan, crew: Crew, journal: Journal | None) -> None:
     """Write the levels above 0 of a volume that is halved in z too, each from the one before."""
     for level in range(1, len(plan.grids)):
         finer = Level(folder / str(level - 1), plan.grids[level - 1], plan.dtype)
@@ -103,7 +139,7 @@ def _halve_volume(folder: Path, plan: ImagePlan, crew: Crew) -> None:
         halved = HalvedSource(finer, (depth, height, width))
         regions = regions_of(halved, plan, level)
         works = [RegionWork(halved, folder, plan, region, level, range(level, level + 1)) for region in regions]
-        crew.run(works, lambda _: None, lambda *_: None)
+        _done(works, crew, lambda _: None, journal)
 
 
 def display_window(level: Level) -> tuple[float, float]:
@@ -138,7 +174,7 @@ def _channels(plan: ImagePlan, window: tuple[float, float]) -> tuple[ome.Channel
     return tuple(ome.Channel(f"channel {number}", "FFFFFF", window) for number in range(count))
 
 
-def _reduce_rest(folder: Path, plan: ImagePlan, streamed: int, cores: int) -> None:
+def _reduce_rest(folder: Path, plan: ImagePlan, streamed: int, cores: int, journal: Journal | None) -> None:
     """Write the levels below the streamed ones, from the last of those."""
     if streamed == len(plan.grids):
         return
@@ -148,5 +184,4 @@ def _reduce_rest(folder: Path, plan: ImagePlan, streamed: int, cores: int) -> No
     height, width = plan.grids[0].array_shape[-2:]
     everything = Region(range(height), range(width))
     work = RegionWork(source, folder, plan, everything, last, range(streamed, len(plan.grids)))
-    with ThreadPoolExecutor(cores) as pool:
-        stream(work, pool, cores, lambda _: None)
+    _done([work], LocalCrew(cores), lambda _: None, journal)

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,8 @@ class ShardIdentity:
 class ShardWriter:
     """Writes one dual shard. Use as a context manager: leaving it normally publishes the file, an exception removes it.
 
-    Chunks may come in any order, each at most once, from one thread.
+    Chunks may come in any order, each at most once, from one thread. within: a folder above `path` that must exist;
+    without it, all folders that are missing are made.
     """
 
     def __init__(
@@ -94,16 +96,18 @@ class ShardWriter:
         dtype: DTypeLike,
         codec: ZstdCodec,
         identity: ShardIdentity,
+        *,
+        within: Path | None = None,
     ) -> None:
         self.path = path
         self._grid = grid
         self._box = grid.shard_box(shard)
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
         self._index = empty_index(grid.chunk_count)
         self._written = 0
         self._dirty = self._advised = 0
-        with _plain_disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with plain_disk_errors(path):
+            _make_folder(path.parent, within)
             try:
                 self._file = h5py.File(
                     self._temporary, "w", libver="latest", userblock_size=user_block_nbytes(grid.chunk_count)
@@ -136,7 +140,7 @@ class ShardWriter:
     def write_stored(self, chunk: Index, stored: bytes) -> None:
         """Store the encoded bytes of `chunk` that have HDF5's checksum behind them already."""
         origin = tuple(i * c for i, c in zip(chunk, self._grid.chunk_shape, strict=True))
-        with _plain_disk_errors(self.path):
+        with plain_disk_errors(self.path):
             self._dataset.id.write_direct_chunk(origin, stored)
         self._written += 1
         self._on_its_way(len(stored))
@@ -156,7 +160,7 @@ class ShardWriter:
         if not self._written:
             self.abort()
             return False
-        with _plain_disk_errors(self.path):
+        with plain_disk_errors(self.path):
             places: list[h5py.h5d.StoreInfo] = []
             self._dataset.id.chunk_iter(places.append)
             self._file.close()
@@ -314,6 +318,17 @@ class ShardReader:
         self.close()
 
 
+def _make_folder(folder: Path, within: Path | None) -> None:
+    if within is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        return
+    # Step by step: who writes for an image that has meanwhile been removed must fail, not bring its folder back.
+    step = within
+    for name in folder.relative_to(within).parts:
+        step /= name
+        step.mkdir(exist_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -326,7 +341,7 @@ def sync_folder(folder: Path) -> None:
 def write_json(path: Path, document: Mapping[str, object]) -> None:
     """Write a small JSON document whole or not at all."""
     temporary = path.with_name(f".{path.name}.part")
-    with _plain_disk_errors(path):
+    with plain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("w", encoding="utf-8") as file:
@@ -377,7 +392,7 @@ _FULL = re.compile(r"errno = (28|122)\b")  # how HDF5 words ENOSPC and EDQUOT
 
 
 @contextlib.contextmanager
-def _plain_disk_errors(path: Path) -> Iterator[None]:
+def plain_disk_errors(path: Path) -> Iterator[None]:
     """A full disk, said plainly; HDF5 hides the error number in its text."""
     try:
         yield

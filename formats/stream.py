@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nissl.formats.attempt import Attempt
 from nissl.formats.codec import ZstdCodec, thread_buffer, with_hdf5_checksum
 from nissl.formats.grid import Index
 from nissl.formats.image_plan import ImagePlan
@@ -21,6 +22,7 @@ from nissl.formats.quality import PlaneQuality, look
 from nissl.formats.regions import Region
 from nissl.formats.shelf import Shelf
 from nissl.formats.stack import PlaneSource, read_slab
+from nissl.formats.written import WrittenFile
 
 Progress = Callable[[int], None]
 """Called with the number of the source's voxels read since the last call, from one thread."""
@@ -42,6 +44,13 @@ class RegionWork:
     """The level whose voxels the source has."""
     levels: range
     """The levels to write: `entry`, or coarser ones."""
+    attempt: Attempt | None = None
+    """The run that this is done for, where others may take over; None where nobody keeps a journal."""
+
+    @property
+    def name(self) -> str:
+        """Tells it from all other work on the same image."""
+        return f"{self.levels.start}-{self.levels.stop}/{self.region.name}"
 
     @property
     def voxels(self) -> int:
@@ -50,11 +59,25 @@ class RegionWork:
         return self.source.shape[0] * len(part.rows) * len(part.columns)
 
 
-def stream(work: RegionWork, pool: ThreadPoolExecutor, threads: int, progress: Progress) -> list[PlaneQuality]:
-    """Write a region and return the quality of its part of each plane; for labels, and for levels below 0, nothing."""
+@dataclass(frozen=True)
+class RegionResult:
+    """What became of a region: a small picklable value."""
+
+    planes: tuple[PlaneQuality, ...]
+    """Quality of its part of each plane; for labels, and for levels above 0, nothing."""
+    files: tuple[WrittenFile, ...] = ()
+    """What it wrote, where somebody keeps a journal."""
+
+
+def stream(work: RegionWork, pool: ThreadPoolExecutor, threads: int, progress: Progress) -> RegionResult:
+    """Write a region. When this returns, all its files are whole and durable.
+
+    Raises InterruptedError where another run has taken over (`RegionWork.attempt`).
+    """
     source, plan, region, entry, levels = work.source, work.plan, work.region, work.entry, work.levels
     judged = plan.reduction is Reduction.MEAN
     shelf = Shelf(work.folder, plan, region)
+    require_turn = work.attempt.require_current if work.attempt is not None else lambda: None
     planes = source.shape[0]
     quality: list[PlaneQuality | None] = [None] * planes
     waiting: collections.deque[tuple[int, Index, Future[tuple[bytes | None, PlaneQuality | None]]]] = (
@@ -97,12 +120,13 @@ def stream(work: RegionWork, pool: ThreadPoolExecutor, threads: int, progress: P
             slab = range(start, min(start + depth, planes))
             cascade = Cascade(widths, edge, emit_from(layer), plan.reduction)
             for top in range(first.rows.start, first.rows.stop, tall):
+                require_turn()
                 rows = range(top, min(top + tall, first.rows.stop))
                 cascade.push(read_slab(source, slab, rows, first.columns))
                 progress(len(slab) * len(rows) * len(first.columns))
             cascade.finish()
         drain(0)
-        shelf.close()
+        paths = shelf.close(require_turn)
     except BaseException:
         for _, _, future in waiting:
             future.cancel()
@@ -110,7 +134,10 @@ def stream(work: RegionWork, pool: ThreadPoolExecutor, threads: int, progress: P
         raise
     finally:
         source.close()
-    return [plane for plane in quality if plane is not None]
+    # Read back by the process that wrote: from the page cache, and there is no other moment at which it is certain what
+    # the files should be.
+    files = pool.map(lambda path: WrittenFile.of(path, work.folder), paths) if work.attempt is not None else ()
+    return RegionResult(tuple(plane for plane in quality if plane is not None), tuple(files))
 
 
 def _band(edge: int, depth: int, row_bytes: int) -> int:

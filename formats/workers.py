@@ -12,11 +12,12 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from nissl.formats.quality import PlaneQuality
-from nissl.formats.stream import Progress, RegionWork, stream
+from nissl.errors import NisslError
+from nissl.formats.stream import Progress, RegionResult, RegionWork, stream
 
 
 def available_cores() -> int:
@@ -24,8 +25,12 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-Finished = Callable[[RegionWork, list[PlaneQuality]], None]
+Finished = Callable[[RegionWork, RegionResult], None]
 """Called once for each region when all its files are written and durable, with what `stream` returned."""
+
+
+class WorkerLostError(NisslError):
+    """A worker process ended in the middle of its work."""
 
 
 class Crew(Protocol):
@@ -85,7 +90,7 @@ def _start_worker(shared: _Shared) -> None:
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
-def _work_on(work: RegionWork, threads: int) -> list[PlaneQuality]:
+def _work_on(work: RegionWork, threads: int) -> RegionResult:
     with ThreadPoolExecutor(threads) as pool:
         return stream(work, pool, threads, _shared.count)
 
@@ -119,6 +124,11 @@ def _in_processes(works: Sequence[RegionWork], cores: int, progress: Progress, f
                 reported = now
                 for future in done:
                     finished(futures[future], future.result())
+        except BrokenProcessPool:
+            raise WorkerLostError(
+                "a worker process was killed, probably because the machine ran out of memory: run the command again, "
+                f"with fewer than {cores} cores (--jobs)"
+            ) from None
         except BaseException:
             shared.stop.value = 1
             pool.shutdown(wait=True, cancel_futures=True)

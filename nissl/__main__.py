@@ -18,17 +18,27 @@ def main() -> None:
     try:
         app()
     except NisslError as error:
-        print(f"nissl: {error}", file=sys.stderr)
+        print(f"nissl: {_with_notes(str(error), error)}", file=sys.stderr)
         raise SystemExit(1) from None
     except OSError as error:
         # A disk, a permission, a vanished folder: the system's own words say which file and why.
         where = f"{error.filename}: " if error.filename else ""
-        print(f"nissl: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"nissl: {_with_notes(f'{where}{error.strerror or error}', error)}", file=sys.stderr)
         raise SystemExit(1) from None
     except SystemExit as leaving:
         if leaving.code == _INTERRUPTED:  # what Typer makes of KeyboardInterrupt
-            print("nissl: interrupted, nothing half-made was left; run the same command to go on", file=sys.stderr)
+            interrupt = leaving.__cause__ or leaving.__context__
+            while interrupt is not None and not isinstance(interrupt, KeyboardInterrupt):
+                interrupt = interrupt.__cause__ or interrupt.__context__
+            kept = "; ".join(getattr(interrupt, "__notes__", []))
+            rest = f": {kept}" if kept else ", nothing half-made was left; run the same command to go on"
+            print(f"nissl: interrupted{rest}", file=sys.stderr)
         raise
+
+
+def _with_notes(said: str, error: BaseException) -> str:
+    """What went wrong, and what was kept nevertheless."""
+    return "; ".join([said, *getattr(error, "__notes__", [])])
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import sys
 import time
@@ -22,6 +23,34 @@ from rich.progress import (
 )
 
 _INTERVAL_S = 0.5  # between two JSON lines of one stage
+_WINDOW_S = 30.0  # a region's first bands are slower than its last: shorter, and the rate would swing with them
+
+
+class Pace:
+    """How fast a stage goes, from what it said lately."""
+
+    def __init__(self) -> None:
+        self._seen: collections.deque[tuple[float, int]] = collections.deque()
+
+    def add(self, now: float, done: int) -> None:
+        """now: in seconds, of any clock. What the first call says was done before, and is no part of the rate."""
+        self._seen.append((now, done))
+        # One sample from before the window stays, for the window to be full.
+        while len(self._seen) > 2 and now - self._seen[1][0] >= _WINDOW_S:
+            self._seen.popleft()
+
+    @property
+    def rate(self) -> float | None:
+        """Units per second; None where nothing has been done yet."""
+        (began, before), (now, done) = self._seen[0], self._seen[-1]
+        return (done - before) / (now - began) if now > began and done > before else None
+
+    def remaining_s(self, total: int) -> float | None:
+        """Seconds until `total`, if it goes on like this; None where nobody can know."""
+        done = self._seen[-1][1]
+        if done >= total:
+            return 0.0
+        return None if self.rate is None else (total - done) / self.rate
 
 
 class Display:
@@ -32,6 +61,7 @@ class Display:
         self._json = as_json
         self._about = dict(about or {})
         self._last: dict[str, float] = {}
+        self._paces: dict[str, Pace] = {}
         self._tasks: dict[str, TaskID] = {}
         self._bars: Progress | None = None
         if not as_json and sys.stderr.isatty():
@@ -44,12 +74,26 @@ class Display:
     def __call__(self, stage: str, done: int, total: int) -> None:
         if self._json:
             now = time.monotonic()
+            pace = self._paces.setdefault(stage, Pace())
+            pace.add(now, done)
             if done >= total or now - self._last.get(stage, 0.0) >= _INTERVAL_S:
                 self._last[stage] = now
-                say_json({"event": "progress", **self._about, "stage": stage, "done": done, "total": total})
+                rate, remaining_s = pace.rate, pace.remaining_s(total)
+                say_json(
+                    {
+                        "event": "progress",
+                        **self._about,
+                        "stage": stage,
+                        "done": done,
+                        "total": total,
+                        "rate": None if rate is None else round(rate, 1),
+                        "remaining_s": None if remaining_s is None else round(remaining_s, 1),
+                    }
+                )
         elif self._bars is not None:
             if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(" ".join((*self._about.values(), stage)), total=total)
+                title = " ".join((*self._about.values(), stage))
+                self._tasks[stage] = self._bars.add_task(title, total=total, completed=done)
             self._bars.update(self._tasks[stage], completed=done, total=total)
 
     def __enter__(self) -> Display:
@@ -67,12 +111,3 @@ class Display:
 def say_json(record: dict[str, Any]) -> None:
     """One JSON line on standard output, at once."""
     print(json.dumps(record), flush=True)
-
-
-def human_bytes(count: float) -> str:
-    """A size as people read it, in powers of ten."""
-    for unit in ("bytes", "kB", "MB", "GB", "TB", "PB"):
-        if count < 1000 or unit == "PB":
-            break
-        count /= 1000
-    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"

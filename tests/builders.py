@@ -166,4 +166,6 @@ def leftovers(brain: Path) -> list[str]:
     bench = brain / ".git" / "nissl" / "work"
     markers = ["registering.json", *(path.name for path in brain.glob("sourcedata/*/.git/nissl/putting.json"))]
     found = [name for name in markers if (brain / ".git" / "nissl" / name).exists()]
-    return found + [path.name for path in bench.iterdir() if path.is_dir()] if bench.exists() else found
+    unfinished = brain / ".git" / "nissl" / "unfinished"
+    folders = [path for parent in (bench, unfinished) if parent.exists() for path in parent.iterdir() if path.is_dir()]
+    return found + [path.name for path in folders]

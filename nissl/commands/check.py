@@ -61,6 +61,7 @@ def check(
                 "chunks_read": checked.chunks_read,
                 "absent": [str(absent) for absent in checked.absent],
                 "not_installed": list(report.not_installed),
+                "notes": list(report.notes),
             }
         )
     else:
@@ -76,6 +77,8 @@ def check(
             typer.echo(f"{len(checked.absent)} shards are not on this machine, {checked.absent[0]} among them")
         if report.not_installed:
             typer.echo(f"{len(report.not_installed)} sections are not installed, {report.not_installed[0]} among them")
+        for note in report.notes:
+            typer.echo(note)
     if not report.fine:
         raise typer.Exit(1)
 

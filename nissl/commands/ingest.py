@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nissl.amounts import human_bytes
 from nissl.commands import Json
-from nissl.progress import Display, human_bytes, say_json
+from nissl.progress import Display, say_json
 
 if TYPE_CHECKING:
     from nissl.datasets.batch import Batch, Preview
@@ -67,7 +68,8 @@ def ingest(
 ) -> None:
     """Turn a z-stack into a section of a brain: checked, with its provenance, committed whole or not at all.
 
-    Repeating the same command changes nothing. Interrupted or killed, it leaves nothing behind; run it again.
+    Repeating the same command changes nothing. Interrupted or killed, run it again: of a large section, what was
+    finished is kept, and the same command goes on from there.
     """
     from nissl.datasets.batch import each_section, find_sections, preview
     from nissl.datasets.brain import open_brain

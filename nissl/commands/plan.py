@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from nissl.amounts import human_bytes
 from nissl.commands import Json
-from nissl.progress import human_bytes, say_json
+from nissl.progress import say_json
 
 
 def plan(
