@@ -68,8 +68,8 @@ def ingest(
 ) -> None:
     """Turn a z-stack into a section of a brain: checked, with its provenance, committed whole or not at all.
 
-    Repeating the same command changes nothing. Interrupted or killed, run it again: of a large section, what was
-    finished is kept, and the same command goes on from there.
+    Repeating the same command changes nothing. Interrupted or killed, it leaves nothing half-made: run it again, and of
+    a large section it goes on from what was finished.
     """
     from nissl.datasets.batch import each_section, find_sections, preview
     from nissl.datasets.brain import open_brain
