@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +43,7 @@ from nissl.formats.labels import list_labels
 from nissl.formats.quality import QualityReport, report
 from nissl.formats.stack import PlaneSource, StackError
 from nissl.formats.tiff import open_tiff_stack
-from nissl.formats.workers import LocalCrew
+from nissl.formats.workers import Crew, LocalCrew
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); stages are `check`, `write` and `annex`, counted in bytes."""
@@ -112,15 +113,16 @@ def ingest(
     *,
     replace: bool = False,
     strict: bool = False,
-    jobs: int | None = None,
+    crew: Crew | None = None,
     progress: Progress = lambda _stage, _done, _total: None,
 ) -> Ingested:
     """Make the image that `order` describes, in its section of `brain`.
 
     The same order again changes nothing; another one for the same image needs `replace`, which makes a new version.
-    strict: refuse a stack that the quality report warns about.
+    strict: refuse a stack that the quality report warns about. crew: who writes the voxels, by default all cores here.
     Raises StackError for a bad stack, IngestError where the image exists and is another, NoSpaceError on a full disk.
     """
+    crew = crew or LocalCrew()
     require_identity(brain.path)
     clear(brain.bench)
     require_room(brain.path)
@@ -144,11 +146,11 @@ def ingest(
             return _finish(brain, order, "unchanged")
     with workshop(brain.bench) as bench:
         started = datetime.now(UTC)
-        known, quality, sheet = _build(source, order, bench, stamps, known, jobs, progress)
+        known, quality, sheet = _build(source, order, bench, stamps, known, crew, progress)
         if strict and quality.warnings:
             more = f" (and {len(quality.warnings) - 1} more)" if len(quality.warnings) > 1 else ""
             raise IngestError(f"{quality.warnings[0]}{more}: scan it again, or ingest it as it is without --strict")
-        making = Making(order.command(), known, order.settings(), started, datetime.now(UTC))
+        making = Making(order.command(), known, order.settings(), started, datetime.now(UTC), crew.record)
         require_room(brain.path)
         with exclusive(brain.path / ".git" / "nissl" / f"{order.image.section.name}.lock"):
             # Somebody else may have made the section, or the image, while this one was being built.
@@ -266,7 +268,7 @@ def _build(
     bench: Path,
     before: dict[Path, tuple[int, int]],
     known: tuple[SourceFile, ...] | None,
-    jobs: int | None,
+    crew: Crew,
     progress: Progress,
 ) -> tuple[tuple[SourceFile, ...], QualityReport, bytes]:
     """Build the image in `bench`, checksumming the sources meanwhile.
@@ -287,14 +289,19 @@ def _build(
     voxel_bytes = (source.channels or 1) * source.dtype.itemsize
     counter = _Counter("write", planes * height * width * voxel_bytes, progress)
     with ThreadPoolExecutor(1) as background:
-        checksums = None if known is not None else background.submit(checksum, source.files)
-        quality = build_image(
-            source,
-            bench / plan.name,
-            plan,
-            crew=LocalCrew(jobs) if jobs else LocalCrew(),
-            progress=lambda voxels: counter.add(voxels * voxel_bytes),
-        )
+        stopped = threading.Event()
+        checksums = None if known is not None else background.submit(checksum, source.files, _until(stopped))
+        try:
+            quality = build_image(
+                source,
+                bench / plan.name,
+                plan,
+                crew=crew,
+                progress=lambda voxels: counter.add(voxels * voxel_bytes),
+            )
+        except BaseException:
+            stopped.set()  # else an error would be heard of only when the last file was read
+            raise
         known = known if checksums is None else checksums.result()
     assert known is not None  # noqa: S101 - one of the two branches above has set it
     changed = [file.name for file, stamp in _stamps(source.files).items() if before[file] != stamp]
@@ -306,6 +313,16 @@ def _build(
     judged = report(quality, [(file.name, file.sha256) for file in known], seen.mean(axis=0))
     sheet = contact_sheet(seen, (windows[0]["start"], windows[0]["end"]), judged.flagged)
     return known, judged, sheet
+
+
+def _until(stopped: threading.Event) -> Callable[[int], None]:
+    """Raises InterruptedError in whoever reports progress to it, once `stopped` is set."""
+
+    def report(_: int) -> None:
+        if stopped.is_set():
+            raise InterruptedError("no longer wanted")
+
+    return report
 
 
 def _stamps(files: Sequence[Path]) -> dict[Path, tuple[int, int]]:

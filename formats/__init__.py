@@ -1,4 +1,4 @@
-"""Bytes on disk: no git, no network.
+"""Bytes on disk: no git, and no network but Dask's.
 
     grid         where voxels lie: boxes, shards, inner chunks, pyramid levels (pure)
     codec        the one compression that Zarr and HDF5 share byte for byte
@@ -14,6 +14,10 @@
     quality      numbers about each plane, gathered while its voxels pass
     contact_sheet  all planes as one picture
     build        source in, pyramid of dual shards out
+    workers      who writes regions: a crew; here, this machine's cores
+    dask_crew    the workers of a Dask cluster as a crew
+    dask_worker  what such a worker does
+    fence        how work on a shared disk is stopped, and seen to have stopped
     labels       label volumes beside an image: pyramids of their modes
     label_files  NumPy, HDF5 and TIFF files of labels as such a source
     lists        arrays of one long axis in dual shards: written as they come, searched with few reads

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import re
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,10 @@ from types import TracebackType
 from typing import Any
 
 import h5py
+
+# HDF5 writes a filter's name into the file if it knows the filter. It always does, then: the same voxels must be the
+# same bytes, whatever else this process has imported.
+import hdf5plugin  # noqa: F401
 import numpy as np
 import zstandard
 from numpy.typing import DTypeLike, NDArray
@@ -95,7 +100,7 @@ class ShardWriter:
         self.path = path
         self._grid = grid
         self._box = grid.shard_box(shard)
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
         self._index = empty_index(grid.chunk_count)
         self._written = 0
         with _plain_disk_errors(path):
