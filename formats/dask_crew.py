@@ -23,6 +23,7 @@ from typing import Any
 import distributed
 from distributed import Client, Future, KilledWorker
 
+from nissl import __version__
 from nissl.errors import NisslError
 from nissl.formats.dask_worker import REGION, Done, Place, TakesRegions, unseen, write_region
 from nissl.formats.fence import Fence, mark_of
@@ -53,14 +54,27 @@ def dask_crew(scheduler: str, *, wait_s: float = WAIT_S, say: Say = lambda _: No
     Waits up to `wait_s` seconds for the scheduler to answer; `run` waits as long for a first worker.
     Raises ClusterError where nobody answers.
     """
-    # What Dask says about broken connections, in many lines, is said again, better, in our own sentences.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
-    client, address = _connect(scheduler, wait_s, say)
+    with _quiet():
+        client, address = _connect(scheduler, wait_s, say)
+        try:
+            yield DaskCrew(client, address, wait_s, say)
+        finally:
+            with contextlib.suppress(Exception):
+                client.close(timeout=_CONNECT_S)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What Dask logs about broken connections, in many lines, is said again, better, in our own sentences."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    levels = [logger.level for logger in loggers]
     try:
-        yield DaskCrew(client, address, wait_s, say)
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        yield
     finally:
-        with contextlib.suppress(Exception):
-            client.close(timeout=_CONNECT_S)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @dataclass
@@ -125,16 +139,22 @@ class DaskCrew:
 
     def _compare_versions(self) -> None:
         """Raises ClusterError where a worker has other software: it would misread our work, or write other bytes."""
-        mine = _versions_that_matter(self.client.get_versions(packages=["nissl"])["client"]["packages"])
-        for address, there in self.client.get_versions(packages=["nissl"])["workers"].items():
+
+        def nissl_here() -> str | None:  # defined here, and so sent as code: a worker without Nissl can run it too
+            try:
+                import nissl
+            except ImportError:
+                return None
+            return nissl.__version__
+
+        versions = self.client.get_versions()
+        mine = _versions_that_matter(versions["client"]["packages"])
+        for address, there in versions["workers"].items():
             theirs = _versions_that_matter(there["packages"])
             for name, version in mine.items():
-                if theirs[name] != version:
-                    has = f"has {name} {theirs[name]}" if theirs[name] else f"has no {name}"
-                    raise ClusterError(
-                        f"worker {address} {has}, but {version} runs here: "
-                        "start the workers from the same environment as this command"
-                    )
+                _require_same(address, name, theirs[name], version)
+        for address, version in self.client.run(nissl_here).items():
+            _require_same(address, "nissl", version, __version__)
 
     def _compare_files(self, work: RegionWork, fence: Fence) -> None:
         """Raises ClusterError where a worker does not see the source or the image's folder."""
@@ -298,13 +318,22 @@ class _Count:
 
 
 def _versions_that_matter(packages: dict[str, str | None]) -> dict[str, str | None]:
-    """What must agree: pickles of Python, NumPy and our own travel, over Dask's own protocol."""
+    """What must agree beside Nissl: pickles of Python's and NumPy's travel, over Dask's own protocol."""
     return {
-        "nissl": packages.get("nissl"),
         "python": _first(packages.get("python"), 2),
         "numpy": _first(packages.get("numpy"), 1),
         "distributed": packages.get("distributed"),
     }
+
+
+def _require_same(worker: str, name: str, there: str | None, here: str | None) -> None:
+    if there != here:
+        raise ClusterError(
+            f"worker {worker} has {name} {there}, but {here} runs here: start the workers from the environment of this "
+            "command"
+            if there
+            else f"worker {worker} has no {name}: start the workers from the environment of this command"
+        )
 
 
 def _first(version: str | None, numbers: int) -> str | None:

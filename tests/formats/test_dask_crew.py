@@ -20,7 +20,7 @@ from nissl.formats.labels import build_labels, plan_labels
 from nissl.formats.quality import PlaneQuality
 from nissl.formats.stack import PlaneSource, StackError
 from nissl.formats.tiff import TiffStack, open_tiff_stack
-from nissl.formats.workers import LocalCrew
+from nissl.formats.workers import Crew, LocalCrew
 from tests.dask_cluster import DaskCluster, dask_cluster
 from tests.formats.formats_model import VOXEL_SIZE_UM, a_picture, write_planes
 from tests.formats.slow_source import SlowSource
@@ -243,7 +243,8 @@ def test_a_damaged_plane_is_the_same_sentence_as_at_home(cluster: DaskCluster, t
         file.truncate(files[1].stat().st_size // 2)
     said = []
     with dask_crew(cluster.address) as crew:
-        for number, those in enumerate([LocalCrew(2), crew]):
+        crews: list[Crew] = [LocalCrew(2), crew]
+        for number, those in enumerate(crews):
             folder = tmp_path / str(number) / NAME
             with pytest.raises(StackError, match=r"plane 2 \(.*_z2\.tif\) cannot be read.*--skip 2") as error:
                 build_image(source, folder, a_plan(source), crew=those)
@@ -327,14 +328,22 @@ def test_a_worker_that_does_not_see_the_same_files_is_named_with_the_path(
 
 
 @pytest.mark.slow
-def test_a_worker_with_another_version_is_named(source: TiffStack, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ('__version__ = "0.0.7"', rf"has nissl 0\.0\.7, but {nissl.__version__} runs here: start the workers from"),
+        ('raise ModuleNotFoundError("none here")', "has no nissl: start the workers from"),
+    ],
+)
+def test_a_worker_with_another_version_or_none_is_named(
+    line: str, sentence: str, source: TiffStack, tmp_path: Path
+) -> None:
     package = Path(nissl.__file__).parent
     other = tmp_path / "other" / "nissl"
     shutil.copytree(package, other, ignore=shutil.ignore_patterns("__pycache__"))
-    (other / "__init__.py").write_text((package / "__init__.py").read_text() + '\n__version__ = "0.0.7"\n')
+    (other / "__init__.py").write_text(f"{(package / '__init__.py').read_text()}\n{line}\n")
     with dask_cluster(tmp_path / "dask", workers=0) as own:
         own.start_worker(env={"PYTHONPATH": str(other.parent)})
         own.wait_for_workers(1)
-        sentence = rf"worker tcp://.* has nissl 0\.0\.7, but {nissl.__version__} runs here: start the workers from"
-        with dask_crew(own.address) as crew, pytest.raises(ClusterError, match=sentence):
+        with dask_crew(own.address) as crew, pytest.raises(ClusterError, match=rf"worker tcp://.* {sentence}"):
             build_image(source, tmp_path / NAME, a_plan(source), crew=crew)
