@@ -177,6 +177,8 @@ class DaskCrew:
         count = _Count(works, progress)
         self.client.subscribe_topic(topic, count.hear)
         arrived: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        with self._plain_words():
+            alone = len(works) <= len(self._workers())
         for number, work in enumerate(works):
             with self._plain_words():
                 # No `retries`: what fails here fails everywhere, and would at home. Regions of dead workers are done
@@ -187,6 +189,7 @@ class DaskCrew:
                     fence,
                     number,
                     topic,
+                    alone=alone,
                     key=f"{topic}-{work.region.name}",
                     pure=False,
                     resources={REGION: 1},

@@ -8,6 +8,7 @@ disk connects it with the owner any more, and the owner sees who still writes.
 from __future__ import annotations
 
 import contextlib
+import glob
 import math
 import os
 import re
@@ -41,7 +42,12 @@ class Fence:
 
     @staticmethod
     def put_up(beside: Path) -> Fence:
-        """Put up a fence around what is written into the folder `beside`."""
+        """Put up a fence around what is written into the folder `beside`.
+
+        It is the only one: those whom an earlier owner, now dead, let in stop.
+        """
+        for old in beside.parent.glob(f".{glob.escape(beside.name)}.*.fence"):
+            shutil.rmtree(old, ignore_errors=True)
         fence = Fence(beside.with_name(f".{beside.name}.{uuid.uuid4().hex[:12]}.fence"))
         fence.folder.mkdir(parents=True)
         (fence.folder / _UP).write_text(fence.folder.name)

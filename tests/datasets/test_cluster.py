@@ -74,6 +74,16 @@ def holds(brain: Brain, files: list[Path]) -> bool:
         return np.array_equal(level.read(Box((0,) * len(level.shape), level.shape)), voxels_of(files))
 
 
+def wait_for_voxels(process: subprocess.Popen[str]) -> None:
+    """Wait until an ingest with --json has voxels, but not all."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        record = json.loads(line)
+        if record.get("stage") == "write" and 0 < record["done"] < record["total"]:
+            return
+    pytest.fail("it ended too early")
+
+
 def test_a_cluster_makes_the_same_section_and_the_record_says_who_did(
     empty_brain: Brain, home_brain: Brain, stack: list[Path], cluster: DaskCluster, tmp_path: Path
 ) -> None:
@@ -116,17 +126,30 @@ def test_an_interrupt_cancels_what_workers_do_and_leaves_nothing(
     process = subprocess.Popen(
         ["nissl", *arguments, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert process.stdout is not None
-    for line in process.stdout:
-        record = json.loads(line)
-        if record.get("stage") == "write" and 0 < record["done"] < record["total"]:
-            break
+    wait_for_voxels(process)
     process.send_signal(how)
     _, said = process.communicate(timeout=60)
     sentence = "nissl: interrupted, nothing half-made was left; run the same command to go on\n"
     assert (process.returncode, said) == (130, sentence)
     time.sleep(1.5)  # a worker that still wrote would make folders again
     assert state(brain.path) == before
+    assert not leftovers(brain.path)
+
+
+@pytest.mark.slow
+def test_after_the_command_was_killed_the_same_command_completes_on_the_same_cluster(
+    empty_brain: Brain, tall_stack: list[Path], cluster: DaskCluster, tmp_path: Path
+) -> None:
+    brain = a_copy(empty_brain, tmp_path)
+    order = [*ingest_arguments(brain.path, tall_stack), "--shard-edge", "1024", "--scheduler", cluster.address]
+    process = subprocess.Popen(["nissl", *order, "--json"], stdout=subprocess.PIPE, text=True)
+    wait_for_voxels(process)
+    process.kill()
+    process.communicate()
+    done = nissl(*order)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert holds(brain, tall_stack)
+    assert status(brain.path) == status(brain.section(a_name())) == ""
     assert not leftovers(brain.path)
 
 
@@ -143,11 +166,7 @@ def test_a_scheduler_that_dies_is_one_sentence_and_the_same_command_completes_on
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert process.stdout is not None
-        for line in process.stdout:
-            record = json.loads(line)
-            if record.get("stage") == "write" and record["done"] > 0:
-                break
+        wait_for_voxels(process)
         own.scheduler.kill()
         _, said = process.communicate(timeout=100)
     assert process.returncode == 1
@@ -251,11 +270,7 @@ def test_a_worker_job_that_is_cancelled_in_the_middle_harms_nothing(
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
-    for line in process.stdout:
-        record = json.loads(line)
-        if record.get("stage") == "write" and 0 < record["done"] < record["total"]:
-            break
+    wait_for_voxels(process)
     slurm.run("scancel", "--signal=KILL", "--full", str(workers[0]))
     out, said = process.communicate(timeout=120)
     assert (process.returncode, said) == (0, "")

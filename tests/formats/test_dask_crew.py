@@ -123,23 +123,23 @@ def test_progress_is_finer_than_regions(cluster: DaskCluster, source: TiffStack,
 
 
 @pytest.mark.slow
-def test_a_worker_with_several_threads_takes_one_region_at_a_time(source: TiffStack, tmp_path: Path) -> None:
+def test_each_thread_of_a_worker_writes_a_region_and_the_bytes_are_the_same(
+    source: TiffStack, at_home: tuple[Path, list[PlaneQuality]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "here" / NAME
     writing: list[int] = []
+
+    def progress(_: int) -> None:
+        writing.append(len(list(folder.parent.glob(".*.fence/tcp___*"))))
+
     with dask_cluster(tmp_path / "dask", workers=0) as own:
         own.start_worker("--nthreads", "3")
         own.wait_for_workers(1)
         with dask_crew(own.address) as crew:
-            slow = SlowSource(source, 0.02)
-            folder = tmp_path / "here" / NAME
-            build_image(
-                slow,
-                folder,
-                a_plan(source),
-                crew=crew,
-                progress=lambda _: writing.append(len(list(folder.parent.glob(".*.fence/tcp___*")))),
-            )
+            build_image(SlowSource(source, 0.05), folder, a_plan(source), crew=crew, progress=progress)
     assert {place.threads for place in crew.places} == {3}
-    assert max(writing) == 1
+    assert max(writing) == 3
+    assert files_of(folder) == files_of(at_home[0])
 
 
 @pytest.mark.slow

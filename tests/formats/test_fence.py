@@ -43,6 +43,17 @@ def test_a_writer_stops_soon_after_the_fence_went_down(tmp_path: Path) -> None:
     assert fence.writers() == set()
 
 
+def test_a_new_owner_stops_the_writers_of_one_that_died(tmp_path: Path) -> None:
+    old = Fence.put_up(tmp_path / "image")
+    other = Fence.put_up(tmp_path / "another image")
+    with old.inside(NAME) as check, other.inside(NAME) as check_other:
+        check()
+        Fence.put_up(tmp_path / "image")
+        with pytest.raises(FenceDownError, match="is gone"):
+            call_for(10, check)
+        call_for(1, check_other)
+
+
 @pytest.mark.parametrize("removed", [False, True])
 def test_nobody_starts_to_write_inside_a_fence_that_is_down(removed: bool, tmp_path: Path) -> None:
     fence = Fence.put_up(tmp_path / "image")
