@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -170,8 +171,10 @@ def test_a_worker_that_comes_later_helps(
     with dask_cluster(tmp_path / "dask", workers=1) as own:
 
         def reinforce() -> None:
+            own.workers[0].send_signal(signal.SIGSTOP)  # lest it be done before the other has started
             own.start_worker("--nthreads", "2")
             own.wait_for_workers(2)
+            own.workers[0].send_signal(signal.SIGCONT)
 
         with dask_crew(own.address) as crew:
             build_on(crew, source, tmp_path / "here" / NAME, reinforce)
