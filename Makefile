@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test quick lint lock bench clean browser
+.PHONY: help demo test quick lint lock bench clean system
 .DEFAULT_GOAL := help
 
 help:  ## Show what there is to make
@@ -18,7 +18,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: $(VENV)/.ready  ## Ingest real tissue, serve it, print where to look (DEMO="--port 9000" and the like)
 	$(BIN)/python examples/demo.py $(DEMO)
 
-test: $(VENV)/.ready browser  ## Run all tests
+test: $(VENV)/.ready system  ## Run all tests
 	$(BIN)/python -m pytest $(TESTS)
 
 quick: $(VENV)/.ready  ## Run the quick tests, under 3 minutes
@@ -42,12 +42,17 @@ bench: $(VENV)/.ready  ## Measure against the peers; minutes
 	$(BIN)/python -m bench.ingest_memory
 	$(BIN)/python -m bench.patches
 
-# The end-to-end tests look at the viewer in Chromium. Without it they are skipped, and say so.
-browser:
-	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
-		test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
-		&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; \
-	} || echo "no Chromium here: tests that look at the viewer will be skipped"
+# Tests look at the viewer in Chromium, and ingest in jobs of a Slurm of their own. Without them they are skipped, and
+# say so.
+apt = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq \
+	&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(1) >/dev/null; }
+
+system:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || $(call apt,chromium) \
+		|| echo "no Chromium here: tests that look at the viewer will be skipped"
+	@PATH="$$PATH:/usr/sbin:/sbin"; { command -v slurmctld && command -v munged; } >/dev/null \
+		|| $(call apt,--no-install-recommends slurm-wlm munge) \
+		|| echo "no Slurm here: tests that submit jobs will be skipped"
 
 clean:  ## Remove what make made, but not data
 	rm -rf $(VENV) build dist *.egg-info test-artefacts .mypy_cache .ruff_cache .pytest_cache .hypothesis

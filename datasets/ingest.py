@@ -46,7 +46,7 @@ from nissl.formats.labels import list_labels
 from nissl.formats.quality import QualityReport, report
 from nissl.formats.sources import open_image_source, split_name
 from nissl.formats.stack import PlaneSource, StackError
-from nissl.formats.workers import LocalCrew
+from nissl.formats.workers import Crew, LocalCrew
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total), in bytes.
@@ -124,16 +124,18 @@ def ingest(
     *,
     replace: bool = False,
     strict: bool = False,
-    jobs: int | None = None,
+    crew: Crew | None = None,
     progress: Progress = lambda _stage, _done, _total: None,
 ) -> Ingested:
     """Make the image that `order` describes, in its section of `brain`.
 
     The same order again changes nothing; another one for the same image needs `replace`, which makes a new version.
-    strict: refuse a stack that the quality report warns about. Where it is interrupted, whole regions of a large image
-    are kept for the same order to go on with; the exception has a note that says how many.
+    strict: refuse a stack that the quality report warns about. crew: who writes the voxels, by default all cores here.
+    Where it is interrupted, whole regions of a large image are kept for the same order to go on with; the exception has
+    a note that says how many.
     Raises StackError for a bad stack, IngestError where the image exists and is another, NoSpaceError on a full disk.
     """
+    crew = crew or LocalCrew()
     require_identity(brain.path)
     clear(brain.bench)
     require_room(brain.path)
@@ -163,7 +165,7 @@ def ingest(
         # The answer to the first two is another order; to a full disk there is none while this fills it.
         final = (StackError, IngestError, NoSpaceError)
         with unfinished(place, order.image, fingerprint, order.command(), final) as folder:
-            return _make(brain, order, source, plan, folder, stamps, known, replace, strict, jobs, progress)
+            return _make(brain, order, source, plan, folder, stamps, known, replace, strict, crew, progress)
 
 
 def _make(
@@ -176,16 +178,16 @@ def _make(
     known: tuple[SourceFile, ...] | None,
     replace: bool,
     strict: bool,
-    jobs: int | None,
+    crew: Crew,
     progress: Progress,
 ) -> Ingested:
     """Build the image in `folder` and put it into its section; arguments as of `_build`, `ingest`."""
     started = datetime.now(UTC)
-    known, quality, sheet = _build(source, plan, folder, stamps, known, jobs, progress)
+    known, quality, sheet = _build(source, plan, folder, stamps, known, crew, progress)
     if strict and quality.warnings:
         more = f" (and {len(quality.warnings) - 1} more)" if len(quality.warnings) > 1 else ""
         raise IngestError(f"{quality.warnings[0]}{more}: scan it again, or ingest it as it is without --strict")
-    making = Making(order.command(), known, order.settings(), started, datetime.now(UTC))
+    making = Making(order.command(), known, order.settings(), started, datetime.now(UTC), crew.record)
     require_room(brain.path)
     with exclusive(brain.path / ".git" / "nissl" / f"{order.image.section.name}.lock"):
         # Somebody else may have made the section, or the image, while this one was being built.
@@ -326,7 +328,7 @@ def _build(
     folder: Path,
     before: dict[Path, tuple[int, int]],
     known: tuple[SourceFile, ...] | None,
-    jobs: int | None,
+    crew: Crew,
     progress: Progress,
 ) -> tuple[tuple[SourceFile, ...], QualityReport, bytes]:
     """Build the image in `folder`, or what is missing of it there, checksumming the sources meanwhile.
@@ -352,13 +354,13 @@ def _build(
                 source,
                 folder / plan.name,
                 plan,
-                crew=LocalCrew(jobs) if jobs else LocalCrew(),
+                crew=crew,
                 progress=lambda voxels: counter.add(voxels * voxel_bytes),
                 journal=Journal(folder, partial(progress, "verify")),
             )
             known = known if checksums is None else checksums.result()
         except BaseException:
-            stopped.set()
+            stopped.set()  # else an error would be heard of only when the last file was read
             raise
     assert known is not None  # noqa: S101 - one of the two branches above has set it
     changed = [file.name for file, stamp in _stamps(source.files).items() if before[file] != stamp]

@@ -29,7 +29,7 @@ from nissl.formats.labels import build_labels, check_labels_name, plan_labels, w
 from nissl.formats.shards import write_json
 from nissl.formats.sources import split_name
 from nissl.formats.stack import PlaneSource, StackError
-from nissl.formats.workers import LocalCrew
+from nissl.formats.workers import Crew, LocalCrew
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); stages are `check`, `write`, `index` and `annex`, counted in bytes."""
@@ -82,15 +82,17 @@ def add_labels(
     order: LabelOrder,
     *,
     replace: bool = False,
-    jobs: int | None = None,
+    crew: Crew | None = None,
     progress: Progress = lambda _stage, _done, _total: None,
 ) -> Labelled:
     """Put the labels that `order` names beside their image in the dataset at `section`, and record them in its brain.
 
     The image's voxels need not be here. The same order again changes nothing; another one for the same labels needs
-    `replace`. Raises StackError where the files hold no labels, LabelsError where they do not fit the image,
-    LabellingError where the image is not here or has other labels of that name.
+    `replace`. crew: who writes the voxels, by default all cores here.
+    Raises StackError where the files hold no labels, LabelsError where they do not fit the image, LabellingError where
+    the image is not here or has other labels of that name.
     """
+    crew = crew or LocalCrew()
     section = section.absolute()
     if not (section / ".git").exists() or not (section / order.image.image / "zarr.json").exists():
         raise LabellingError(
@@ -120,10 +122,10 @@ def add_labels(
             started = datetime.now(UTC)
             stamps = _stamps(source)
             known = known or _checksum(source, progress)
-            built = _build(section, order, source, bench, jobs, progress)
+            built = _build(section, order, source, bench, crew, progress)
             if _stamps(source) != stamps:
                 raise StackError(f"{source.files[0]} or its stack changed while it was read: add the labels again")
-            making = Making(order.command(), known, order.settings(), started, datetime.now(UTC))
+            making = Making(order.command(), known, order.settings(), started, datetime.now(UTC), crew.record)
             outputs = [str(order.image.labels(order.name)), str(order.image.labels_record(order.name))]
             message = run_message(
                 f"Add labels {order.name} to {order.image.stem}", making, outputs, dataset_id(section)
@@ -159,9 +161,7 @@ def put_labels(
         commit(section, message, added)
 
 
-def _build(
-    section: Path, order: LabelOrder, source: PlaneSource, bench: Path, jobs: int | None, progress: Progress
-) -> Path:
+def _build(section: Path, order: LabelOrder, source: PlaneSource, bench: Path, crew: Crew, progress: Progress) -> Path:
     """Build the labels and their index in `bench`."""
     built = bench / order.name
     path = str(order.image.labels(order.name).relative_to(order.image.folder))
@@ -177,10 +177,10 @@ def _build(
         source,
         built,
         plan,
-        crew=LocalCrew(jobs) if jobs else LocalCrew(),
+        crew=crew,
         progress=in_bytes(_counting("write", total, progress)),
     )
-    build_label_index(built, jobs=jobs, codec=order.codec, progress=in_bytes(_counting("index", total, progress)))
+    build_label_index(built, jobs=crew.cores, codec=order.codec, progress=in_bytes(_counting("index", total, progress)))
     return built
 
 

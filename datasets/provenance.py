@@ -35,6 +35,8 @@ class Making:
     """What besides the sources decides the voxels and their meaning."""
     started: datetime
     finished: datetime
+    crew: dict[str, Any] | None = None
+    """Who wrote the voxels: cores of this host, or workers of a cluster."""
 
     def document(self) -> dict[str, Any]:
         return {
@@ -51,6 +53,7 @@ class Making:
             "host": socket.gethostname(),
             "user": getpass.getuser(),
             "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+            "crew": self.crew,
         }
 
 

@@ -1,4 +1,4 @@
-"""Bytes on disk: no git, no network.
+"""Bytes on disk: no git, and no network but Dask's.
 
     grid         where voxels lie: boxes, shards, inner chunks, pyramid levels (pure)
     codec        the one compression that Zarr and HDF5 share byte for byte
@@ -23,6 +23,10 @@
     journal      what is finished of an image that is being built, for the next run to go on from
     attempt      one run at building an image, told from earlier ones whose workers may still write
     written      a file as it was written: its size and checksum
+    workers      who writes regions: a crew; here, this machine's cores
+    dask_crew    the workers of a Dask cluster as a crew
+    dask_worker  what such a worker does
+    fence        how work on a shared disk is stopped, and seen to have stopped
     labels       label volumes beside an image: pyramids of their modes
     label_files  files of labels as such a source
     lists        arrays of one long axis in dual shards: written as they come, searched with few reads

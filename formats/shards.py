@@ -24,6 +24,10 @@ from types import TracebackType
 from typing import Any
 
 import h5py
+
+# HDF5 writes a filter's name into the file if it knows the filter. It always does, then: the same voxels must be the
+# same bytes, whatever else this process has imported.
+import hdf5plugin  # noqa: F401
 import numpy as np
 import zstandard
 from numpy.typing import DTypeLike, NDArray

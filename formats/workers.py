@@ -40,6 +40,10 @@ class Crew(Protocol):
     def cores(self) -> int:
         """Cores of this machine to use for work that is not worth handing out."""
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """Who they were, for provenance."""
+
     def run(self, works: Sequence[RegionWork], progress: Progress, finished: Finished) -> None:
         """Have all regions written, in any order. The first error ends it; regions under way have then stopped."""
 
@@ -49,6 +53,10 @@ class LocalCrew:
     """This machine: one region is written by threads, several by processes."""
 
     cores: int = field(default_factory=available_cores)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return {"cores": self.cores}
 
     def run(self, works: Sequence[RegionWork], progress: Progress, finished: Finished) -> None:
         if len(works) > 1:

@@ -11,6 +11,7 @@ import typer
 
 from nissl.amounts import human_bytes
 from nissl.commands import Json
+from nissl.commands.crew import Jobs, Scheduler, Wait, chosen_crew
 from nissl.progress import Display, say_json
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def ingest(
     zstd_level: Annotated[int, typer.Option(min=1, max=22, help="Compression: 1 is fast, 22 small.")] = 3,
     chunk_edge: Annotated[int, typer.Option(help="Edge of an inner chunk, what a viewer fetches, in voxels.")] = 512,
     shard_edge: Annotated[int, typer.Option(help="Edge of a shard, which is one file, in voxels.")] = 8192,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Cores to use; all that are available by default.")] = None,
+    jobs: Jobs = None,
+    scheduler: Scheduler = None,
+    wait: Wait = 60,
     as_json: Json = False,
 ) -> None:
     """Turn a z-stack into a section of a brain: checked, with its provenance, committed whole or not at all.
@@ -103,8 +106,12 @@ def ingest(
         )
         if dry_run:
             return preview(order, size)
-        with Display(as_json=as_json, about={} if pattern is None else {"sample": sample}) as display:
-            done = ingest(brain, order, replace=replace, strict=strict, jobs=jobs, progress=display)
+        about = {} if pattern is None else {"sample": sample}
+        with (
+            chosen_crew(jobs, scheduler, wait, as_json=as_json) as crew,
+            Display(as_json=as_json, about=about) as display,
+        ):
+            done = ingest(brain, order, replace=replace, strict=strict, crew=crew, progress=display)
         _say(done, size, sample, as_json=as_json)
         return done
 

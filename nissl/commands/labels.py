@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nissl.commands import Json
+from nissl.commands.crew import Jobs, Scheduler, Wait, chosen_crew
 from nissl.errors import NisslError
 from nissl.progress import Display, say_json
 
@@ -40,7 +41,9 @@ def add(
         bool, typer.Option("--replace", help="Make a new version of labels that were made from something else.")
     ] = False,
     zstd_level: Annotated[int, typer.Option(min=1, max=22, help="Compression: 1 is fast, 22 small.")] = 3,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Cores to use; all that are available by default.")] = None,
+    jobs: Jobs = None,
+    scheduler: Scheduler = None,
+    wait: Wait = 60,
     as_json: Json = False,
 ) -> None:
     """Put labels beside an image: their pyramid, their index and their provenance, committed whole or not at all.
@@ -52,8 +55,8 @@ def add(
     from nissl.formats.codec import ZstdCodec
 
     order = LabelOrder(tuple(files), ImageName.parse(image), name, ZstdCodec(zstd_level))
-    with Display(as_json=as_json) as display:
-        done = add_labels(section, order, replace=replace, jobs=jobs, progress=display)
+    with chosen_crew(jobs, scheduler, wait, as_json=as_json) as crew, Display(as_json=as_json) as display:
+        done = add_labels(section, order, replace=replace, crew=crew, progress=display)
     if as_json:
         say_json(
             {

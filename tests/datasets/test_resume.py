@@ -23,6 +23,7 @@ from nissl.datasets.check import check
 from nissl.datasets.ingest import Ingested, IngestError, Order, ingest
 from nissl.formats.journal import Journal
 from nissl.formats.stack import StackError
+from nissl.formats.workers import LocalCrew
 from tests.builders import a_copy, a_name, a_stack, an_order, ingest_arguments, leftovers, nissl, run, status
 
 REGIONS = 12
@@ -308,7 +309,7 @@ def interrupted(brain: Brain, files: list[Path], at: float = 0.6, sample: str = 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as stopped:
-        ingest(brain, small_shards(files, sample), jobs=1, progress=press)
+        ingest(brain, small_shards(files, sample), crew=LocalCrew(1), progress=press)
     return stopped.value
 
 
@@ -368,7 +369,7 @@ def test_errors_that_want_another_order_leave_nothing(empty_brain: Brain, planes
                 raise error("not like this")
 
         with pytest.raises(error, match="not like this"):
-            ingest(brain, small_shards(planes), jobs=1, progress=now)
+            ingest(brain, small_shards(planes), crew=LocalCrew(1), progress=now)
 
     for error in (StackError, IngestError):
         refuse(error)
@@ -385,7 +386,7 @@ def test_a_forgotten_replace_does_not_cost_what_was_finished(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ingest(brain, small_shards(planes), replace=True, jobs=1, progress=press)
+        ingest(brain, small_shards(planes), replace=True, crew=LocalCrew(1), progress=press)
     before = leftovers(brain.path)
     assert before
     with pytest.raises(IngestError, match="give --replace"):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,7 +25,7 @@ from nissl.formats.regions import regions_of
 from nissl.formats.stack import PlaneSource
 from nissl.formats.stream import Progress, RegionResult, RegionWork, stream
 from nissl.formats.tiff import open_tiff_stack
-from nissl.formats.workers import Finished
+from nissl.formats.workers import Finished, LocalCrew
 from nissl.formats.written import WrittenFile
 from tests.formats.formats_model import VOXEL_SIZE_UM, a_picture, write_planes
 
@@ -40,6 +41,10 @@ class CountingCrew:
     stop_at: int = 1_000
     done: list[str] = field(default_factory=list)
     cores: int = 1
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return LocalCrew(self.cores).record
 
     def run(self, works: Sequence[RegionWork], progress: Progress, finished: Finished) -> None:
         with ThreadPoolExecutor(2) as pool:
