@@ -117,7 +117,7 @@ def test_labels_are_written_by_a_cluster_too(full_brain: Brain, cluster: DaskClu
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_cancels_what_workers_do_and_leaves_nothing(
+def test_an_interrupt_cancels_what_workers_do_and_keeps_whole_regions_only(
     empty_brain: Brain, tall_stack: list[Path], cluster: DaskCluster, how: signal.Signals, tmp_path: Path
 ) -> None:
     brain = a_copy(empty_brain, tmp_path)
@@ -129,11 +129,21 @@ def test_an_interrupt_cancels_what_workers_do_and_leaves_nothing(
     wait_for_voxels(process)
     process.send_signal(how)
     _, said = process.communicate(timeout=60)
-    sentence = "nissl: interrupted, nothing half-made was left; run the same command to go on\n"
-    assert (process.returncode, said) == (130, sentence)
-    time.sleep(1.5)  # a worker that still wrote would make folders again
+    assert process.returncode == 130
+    assert re.fullmatch(r"nissl: interrupted(: \d+ of 12 regions .* are kept|, nothing half-made was left).*\n", said)
+    kept = files_below(brain.unfinished)
+    time.sleep(1.5)  # a worker that still wrote would show
+    assert files_below(brain.unfinished) == kept
+    assert not [path for path in kept if path.endswith(".part")]
     assert state(brain.path) == before
+    done = nissl(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert holds(brain, tall_stack)
     assert not leftovers(brain.path)
+
+
+def files_below(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.slow
