@@ -67,9 +67,9 @@ def build_on(
     steps: list[int] = []
 
     def progress(voxels: int) -> None:
-        steps.append(voxels)
-        if len(steps) == 1:
+        if voxels and not any(steps):
             after_first_voxels()
+        steps.append(voxels)
 
     build_image(SlowSource(source, 0.1), folder, a_plan(source), crew=crew, progress=progress)
     return sum(steps)
