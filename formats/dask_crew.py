@@ -224,7 +224,8 @@ class DaskCrew:
     def _result(self, future: Future, work: RegionWork) -> Done:
         if future.status == "cancelled":
             raise self._gone()
-        error = future.exception() if future.status == "error" else None
+        with self._plain_words():
+            error = future.exception() if future.status == "error" else None
         if isinstance(error, KilledWorker):
             rows, columns = work.region.rows, work.region.columns
             raise ClusterError(
@@ -235,7 +236,8 @@ class DaskCrew:
             ) from None
         if error is not None:
             raise error from None
-        done: Done = future.result()
+        with self._plain_words():
+            done: Done = future.result()
         return done
 
     # After the work

@@ -26,7 +26,7 @@ from tests.dask_cluster import DaskCluster, dask_cluster
 from tests.formats.formats_model import VOXEL_SIZE_UM, a_picture, write_planes
 from tests.formats.slow_source import SlowSource
 
-SHAPE = (2, 300, 310)
+SHAPE = (6, 300, 310)
 VOXELS = SHAPE[0] * SHAPE[1] * SHAPE[2]
 REGIONS = 9
 NAME = "a.ome.zarr"
@@ -71,7 +71,7 @@ def build_on(
             after_first_voxels()
         steps.append(voxels)
 
-    build_image(SlowSource(source, 0.1), folder, a_plan(source), crew=crew, progress=progress)
+    build_image(SlowSource(source, 0.05), folder, a_plan(source), crew=crew, progress=progress)
     return sum(steps)
 
 
@@ -118,7 +118,7 @@ def test_progress_is_finer_than_regions(cluster: DaskCluster, source: TiffStack,
     steps: list[int] = []
     plan = plan_image(source, NAME, VOXEL_SIZE_UM, chunk_edge=32, shard_edge=512)
     with dask_crew(cluster.address) as crew:
-        build_image(SlowSource(source, 0.1), tmp_path / NAME, plan, crew=crew, progress=steps.append)
+        build_image(SlowSource(source, 0.05), tmp_path / NAME, plan, crew=crew, progress=steps.append)
     assert sum(steps) == VOXELS
     assert sum(crew.places.values()) == 1 < len(steps)
 
