@@ -1,8 +1,8 @@
 """Inner chunks a second over HTTP: the hub's plain Zarr view against nginx with the same bytes.
 
 The hub's one process answers `/zarr/.../c/z/y/x` out of dual shards. One nginx worker, with `sendfile`, serves the
-same chunks in two ways: as files of their own, unpacked beforehand, and as `Range` requests on the very same shards. wrk
-asks all of them for the same chunks, in random order, over the same number of connections, and takes turns. Every
+same chunks in two ways: as files of their own, unpacked beforehand, and as `Range` requests on the very same shards.
+wrk asks all of them for the same chunks, in random order, over the same number of connections, and takes turns. Every
 chunk's bytes are compared once before anything is timed. All files lie in the page cache.
 
     python -m bench.hub_chunks                  # needs Debian's packages nginx-light and wrk

@@ -53,18 +53,25 @@ def send_bytes(request: web.Request, content: bytes | bytearray, headers: dict[s
 
 
 async def send_file(request: web.Request, path: Path, headers: dict[str, str]) -> web.StreamResponse:
-    """The file at `path`, or the ranges of it that were asked for. headers: with `Content-Type`."""
-    asked = request.headers.get(hdrs.RANGE)
-    # aiohttp sends files well, but refuses several ranges, and units other than bytes.
-    if asked is None or hdrs.IF_RANGE in request.headers or request.method == hdrs.METH_HEAD:
+    """The file at `path`, or the ranges of it that were asked for. headers: with `hdrs.CONTENT_TYPE`."""
+    asked = request.headers
+    if hdrs.RANGE not in asked:
         return web.FileResponse(path, headers=headers)
-    size = path.stat().st_size
+    # aiohttp sends files well, but refuses several ranges and units other than bytes, and takes an ETag in `If-Range`
+    # for no condition.
+    status = path.stat()
+    size, tag = status.st_size, f'"{status.st_mtime_ns:x}-{status.st_size:x}"'  # as aiohttp makes it
     try:
-        ranges = parse_ranges(asked, size)
+        ranges = parse_ranges(asked[hdrs.RANGE], size)
     except UnsatisfiableError:
         raise unsatisfiable(size) from None
-    if ranges is not None and len(ranges) == 1:
+    if '"' in asked.get(hdrs.IF_RANGE, "") and asked[hdrs.IF_RANGE] != tag:
+        ranges = None
+    elif ranges is not None and len(ranges) == 1:
         return web.FileResponse(path, headers=headers)
+    headers = {**headers, hdrs.ETAG: tag}
+    if matches(asked.get(hdrs.IF_NONE_MATCH), tag):
+        return web.Response(status=304, headers=headers)
     if ranges is None:
         return await _stream(request, path, 200, headers, [(b"", 0, size)], b"")
     parts = multipart(ranges, size, headers[hdrs.CONTENT_TYPE])
@@ -86,6 +93,8 @@ async def _stream(
     descriptor = await asyncio.to_thread(os.open, path, os.O_RDONLY)
     try:
         await response.prepare(request)
+        if request.method == hdrs.METH_HEAD:
+            return response
         for head, start, stop in pieces:
             if head:
                 await response.write(head)

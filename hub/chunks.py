@@ -99,6 +99,9 @@ def _send_node(request: web.Request, raw: str) -> web.Response:
     if folder != raw:
         document = zarr_document(hub, address)
         return send_bytes(request, document.content, {**document.headers, "Content-Type": "application/json"})
+    array, _, name = raw.rpartition("/")
+    if name == "c" and request.app[LEVELS].resolve(array, _address(request, array)) is not None:
+        raise UnknownError(f"the chunks of {address.path.removesuffix('/c')} are not listed: ask for c/0/0/0 and so on")
     if not isinstance(found.content, Folder):
         raise UnknownError(f"{address.path!r} is no part of a Zarr image: read it below /data/")
     entries = found.content.entries

@@ -9,6 +9,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from aiohttp import web
+from yarl import URL
 
 from nissl.hub.catalogue import page
 from nissl.hub.site import base_url
@@ -24,12 +25,12 @@ def folder_answer(request: web.Request, entries: Entries, headers: dict[str, str
         return web.json_response({"entries": [{"name": n, "kind": k} for n, k in entries]}, headers=headers)
     here = request.raw_path.partition("?")[0].rstrip("/")
     # A link ends in a slash where it leads to a folder: that is how fsspec tells. `base` makes it right for browsers
-    # with and without a slash at the end of this page's own address.
+    # with and without a slash at the end of this page's own address; it names no host, or fsspec takes it for a link.
     links = [(name + ("" if kind == "file" else "/"), kind) for name, kind in entries]
     text = page(
         "folder.html",
         url=base_url(request),
-        base=f"{base_url(request)}{here}/",
+        base=f"{URL(base_url(request)).raw_path.rstrip('/')}{here}/",
         folder=request.path.rstrip("/").rpartition("/")[2],
         links=[(quote(name), name) for name, _ in links],
     )
