@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-import fsspec
+import fsspec  # type: ignore[import-untyped]
 import h5py
 import hdf5plugin  # noqa: F401  # registers the zstd filter with HDF5
 import numpy as np

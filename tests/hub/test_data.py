@@ -62,7 +62,7 @@ def test_several_ranges_answer_with_a_part_each(public_hub: RunningHub, name: st
     assert answer.headers["Content-Type"].startswith("multipart/byteranges")
     head = f"Content-Type: {answer.headers['Content-Type']}\r\n\r\n".encode()
     message = email.message_from_bytes(head + answer.body, policy=email.policy.HTTP)
-    parts = list(message.iter_parts())  # type: ignore[attr-defined]
+    parts = list(message.iter_parts())
     expected = []
     for text in wanted.removeprefix("bytes=").split(","):
         first, last = text.strip().split("-")

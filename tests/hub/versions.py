@@ -96,7 +96,8 @@ def a_versioned_hub(folder: Path, *, public: bool) -> Iterator[VersionedHub]:
     root = create_hub(folder / "hub", "Madrid")
     add_dataset(root, brain.path)
     with serving(root.path, public=public) as url:
-        yield VersionedHub(root, brain, url, after, *commits, _head(section), before, labels)
+        first, second = commits
+        yield VersionedHub(root, brain, url, after, first, second, _head(section), before, labels)
 
 
 def _planes(folder: Path, voxels: NDArray[Any]) -> list[Path]:
