@@ -281,6 +281,18 @@ def test_tags_short_commits_and_branches_with_a_slash_name_versions(hub: Version
             assert answer.headers["Cache-Control"] == "no-cache"
 
 
+def test_only_chunks_that_cannot_be_had_are_logged(hub: VersionedHub) -> None:
+    log = hub.root.path / "serve.log"
+    before = log.stat().st_size
+    with hub.without("/0/c/0/0/0"):
+        for chunk in ("0/0/0", "0/0/2", "0/4/4", "0/0/-1"):
+            ask_for(hub, f"/0/c/{chunk}")
+        ask_for(hub, "/last")  # a line is written after its answer was sent
+    until_it_is(True, lambda: b"/last" in log.read_bytes()[before:])
+    lines = [line for line in log.read_bytes()[before:].decode().splitlines() if "/0/c/" in line]
+    assert [('" 424 ' in line, '" 400 ' in line) for line in lines] == [(True, False), (False, True)]
+
+
 def test_concurrent_readers_get_their_own_chunks(hub: VersionedHub) -> None:
     expected = {
         (commit, chunk): ask_for(hub, f"/0/c/{chunk}", commit).body
@@ -344,12 +356,12 @@ def test_folders_are_json_for_programs_and_links_for_people(hub: VersionedHub) -
     assert 'href="c/"' not in page.text  # a section has a million chunks
 
 
-def until_it_is(status: int, ask_again: Callable[[], int]) -> None:
+def until_it_is(expected: object, look: Callable[[], object]) -> None:
     for _ in range(100):
-        if ask_again() == status:
+        if look() == expected:
             return
         time.sleep(0.1)
-    pytest.fail(f"it never was {status}")
+    pytest.fail(f"it never was {expected}")
 
 
 def set_branch(hub: VersionedHub, branch: str, commit: str) -> None:

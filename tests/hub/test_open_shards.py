@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nissl.formats.grid import Index, ShardGrid
-from nissl.formats.shards import ShardReader
+from nissl.formats.shards import DamagedShardError, ShardReader
 from nissl.hub.open_shards import OpenShards
 from tests.formats.formats_model import a_picture, write_array
 
@@ -96,3 +97,24 @@ def test_the_same_file_cut_in_another_way_is_another_reader(shards: dict[Index, 
     kept = OpenShards()
     kept.open(path, GRID)
     assert kept.get(path, ShardGrid(GRID.array_shape, GRID.shard_shape, (2, 4, 8))) is None
+
+
+def test_chunks_are_the_same_from_the_disk_and_from_memory(shards: dict[Index, Path]) -> None:
+    path = list(shards.values())[7]
+    with ShardReader(path, GRID) as reader:
+        expected = {chunk: reader.payload(chunk) for chunk in reader.places()}
+    descriptor = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # the shard was synced: its pages go
+    os.close(descriptor)
+    kept = OpenShards()
+    for _ in range(2):
+        assert {chunk: read(kept, path, chunk) for chunk in expected} == expected
+
+
+def test_bytes_beyond_the_end_are_damage(shards: dict[Index, Path]) -> None:
+    path = next(iter(shards.values()))
+    reader = OpenShards().open(str(path), GRID)
+    end = path.stat().st_size
+    assert reader.read_resident(end - 10, 20) is None
+    with pytest.raises(DamagedShardError, match="cut short"):
+        reader.read(end - 10, 20)
