@@ -36,6 +36,7 @@ SURFACE = "/zarr/"
 
 _DOCUMENT = "/zarr.json"
 _POSITION = re.compile(r"0|[1-9][0-9]{0,17}")
+_LARGEST = 256 << 20  # bytes of a chunk, which lies in memory while it is sent: ours have a quarter of a MB
 
 _log = logging.getLogger("nissl.hub")
 
@@ -133,6 +134,8 @@ async def _send_chunk(request: web.Request, place: Place, chunk: Index) -> web.R
     if stored is None or reader is None or where is None:
         return _missing(place, f"chunk {chunk} of {level.address.path} holds only fill value")
     offset, nbytes = where
+    if nbytes > _LARGEST:
+        raise _damaged(level, shard, DamagedShardError(f"its index says that chunk {within} has {nbytes} bytes"))
     headers = {
         **place.headers,
         hdrs.ETAG: f'"{stored.tag}/{offset}"',
