@@ -8,7 +8,7 @@
 
 404 says that the version has no such chunk, and that its voxels are the fill value: it is said only of an array that is
 known. A chunk whose shard is absent here or damaged, or whose array has gone with its branch, is 424: Zarr readers take
-404 for zeros, Neuroglancer 403 too, and tensorstore tries again for minutes after 5xx.
+404 for zeros, Neuroglancer counts 403 as not found too, and tensorstore (0.1.86) asks again and again after 5xx.
 """
 
 from __future__ import annotations
