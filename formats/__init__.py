@@ -4,6 +4,8 @@
     codec        the one compression that Zarr and HDF5 share byte for byte
     shard_index  the Zarr index that lies in an HDF5 user block (pure)
     shards       the dual shard: written through HDF5, read with one `pread`
+    served_shard a shard whose chunks are handed out as they are stored
+    unsharded    a sharded array's `zarr.json` as that of a plain one of inner chunks (pure)
     ome          OME-Zarr 0.5 metadata of an image (pure)
     image        an image opened from disk: levels, boxes of voxels
     patches      random or gridded patches of many images, for training

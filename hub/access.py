@@ -7,13 +7,52 @@ from __future__ import annotations
 
 import base64
 import binascii
+import time
+from collections import OrderedDict
 from datetime import UTC, datetime
 
+import jwt
 from aiohttp import web
 
 from nissl.federation.access import Action, Grant, decide
 from nissl.federation.tokens import TokenError, read_token
 from nissl.hub.site import HUB, PUBLIC
+
+_MOST_VERIFIED = 10_000
+
+
+class VerifiedTokens:
+    """Grants of tokens whose signature was looked at, until they expire: a viewer sends the same one a thousand times.
+
+    Nothing revokes a token before that; what will, has to empty this too.
+    """
+
+    def __init__(self, most: int = _MOST_VERIFIED) -> None:
+        self._most = most
+        self._known: OrderedDict[str, tuple[Grant, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, token: str, now: float) -> Grant | None:
+        known = self._known.get(token)
+        if known is None:
+            return None
+        grant, expires = known
+        if now < expires:
+            return grant
+        self._known.pop(token, None)
+        return None
+
+    def add(self, token: str, grant: Grant) -> None:
+        """Remember a token that `read_token` has just accepted."""
+        claims = jwt.decode(token, options={"verify_signature": False})
+        self._known[token] = (grant, int(claims["exp"]))
+        while len(self._known) > self._most:
+            self._known.popitem(last=False)
+
+
+VERIFIED: web.AppKey[VerifiedTokens] = web.AppKey("verified", VerifiedTokens)
 
 
 def bearer(request: web.Request) -> str | None:
@@ -35,8 +74,14 @@ def who(request: web.Request) -> Grant | None:
     token = bearer(request)
     if token is None:
         return None
+    verified = request.app[VERIFIED]
+    known = verified.get(token, time.time())
+    if known is not None:
+        return known
     try:
-        return read_token(token, request.app[HUB].key.public, datetime.now(UTC))
+        grant = read_token(token, request.app[HUB].key.public, datetime.now(UTC))
+        verified.add(token, grant)
+        return grant
     except TokenError as error:
         raise _challenge(request, str(error)) from None
 

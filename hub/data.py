@@ -6,15 +6,15 @@ Content that the dataset knows but this hub does not have is 424, never 404: to 
 
 from __future__ import annotations
 
-from typing import Any
-
 from aiohttp import hdrs, web
 
 from nissl.federation.access import Action
 from nissl.hub.access import authorize, authorize_listing
 from nissl.hub.address import Address, parse_address
+from nissl.hub.answers import send_bytes, send_file, unavailable, version_headers
+from nissl.hub.listing import folder_answer
 from nissl.hub.site import HUB
-from nissl.hub.versions import Annexed, Blob, Folder, Found, find
+from nissl.hub.versions import Blob, Folder, Found, absent, find
 
 SURFACE = "/data/"
 
@@ -46,55 +46,17 @@ def locate(request: web.Request, surface: str = SURFACE) -> Found:
 async def _handle(request: web.Request) -> web.StreamResponse:
     found = locate(request)
     content = found.content
-    headers = {
-        "Cache-Control": "public, max-age=31536000, immutable" if found.immutable else "no-cache",
-        "X-Nissl-Commit": found.commit,
-        "Accept-Ranges": "bytes",
-    }
+    headers = version_headers(found.commit, immutable=found.immutable)
     if isinstance(content, Folder):
-        return web.json_response({"entries": [{"name": n, "kind": k} for n, k in content.entries]}, headers=headers)
-    kind = _content_type(found.address)
+        return folder_answer(request, content.entries, headers)
+    headers |= {"Accept-Ranges": "bytes", "Content-Type": _content_type(found.address)}
     if isinstance(content, Blob):
-        return _send_bytes(request, content, {**headers, "Content-Type": kind})
+        return send_bytes(request, content.content, {**headers, hdrs.ETAG: f'"{content.id}"'})
     if content.path is None:
-        raise _not_here(found.address, content)
-    return web.FileResponse(content.path, headers={**headers, "Content-Type": kind})
+        raise unavailable(absent(found.address.path, content))
+    return await send_file(request, content.path, headers)
 
 
 def _content_type(address: Address) -> str:
     _, dot, suffix = address.path.rpartition(".")
     return _TYPES.get(dot + suffix, "application/octet-stream")
-
-
-def _not_here(address: Address, content: Annexed) -> web.HTTPException:
-    error = web.HTTPFailedDependency(
-        text=f"{address.path} is known (key {content.key}), but its content is not on this hub: get it elsewhere\n"
-    )
-    error.headers["Cache-Control"] = "no-store"
-    return error
-
-
-def _send_bytes(request: web.Request, blob: Blob, headers: dict[str, Any]) -> web.Response:
-    """A git blob, or the one range of it that was asked for."""
-    tag = f'"{blob.id}"'
-    headers[hdrs.ETAG] = tag
-    if tag in request.headers.get(hdrs.IF_NONE_MATCH, "").replace(" ", "").split(","):
-        return web.Response(status=304, headers=headers)
-    size = len(blob.content)
-    try:
-        wanted = request.http_range
-    except ValueError:
-        raise _unsatisfiable(size) from None
-    if (wanted.start is None and wanted.stop is None) or request.headers.get(hdrs.IF_RANGE, tag) != tag:
-        return web.Response(body=blob.content, headers=headers)
-    start, stop, _ = wanted.indices(size)
-    if start >= stop:
-        raise _unsatisfiable(size)
-    headers[hdrs.CONTENT_RANGE] = f"bytes {start}-{stop - 1}/{size}"
-    return web.Response(status=206, body=blob.content[start:stop], headers=headers)
-
-
-def _unsatisfiable(size: int) -> web.HTTPException:
-    error = web.HTTPRequestRangeNotSatisfiable(text=f"the file has {size} bytes\n")
-    error.headers[hdrs.CONTENT_RANGE] = f"bytes */{size}"
-    return error

@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from aiohttp import web
+from aiohttp.web_log import AccessLogger
 
 from nissl.errors import NisslError
-from nissl.hub import annex_http, catalogue, data, git_http, viewer
+from nissl.hub import annex_http, catalogue, chunks, data, git_http, viewer
+from nissl.hub.access import VERIFIED, VerifiedTokens
 from nissl.hub.address import AddressError, UnknownError
 from nissl.hub.annex_http import AnnexServerError
 from nissl.hub.root import DatasetNameError, HubError, HubRoot
@@ -19,6 +21,8 @@ from nissl.hub.site import HUB, PUBLIC, URL, base_url
 
 _log = logging.getLogger("nissl.hub")
 _ACCESS = '%a "%r" %s %b %Tf s "%{User-Agent}i"'
+_WELL = frozenset((200, 206, 304, 404))
+_DATA = (data.SURFACE, chunks.SURFACE)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -27,8 +31,10 @@ def create_app(hub: HubRoot, *, public: bool, url: str = "") -> web.Application:
     app = web.Application(middlewares=[_say_errors], client_max_size=4 << 20)
     app[HUB], app[PUBLIC], app[URL] = hub, public, url.rstrip("/")
     app.on_response_prepare.append(_add_headers)
-    app.router.add_options(f"{data.SURFACE}{{tail:.*}}", _preflight)
-    for surface in (catalogue, data, git_http, annex_http, viewer):
+    app[VERIFIED] = VerifiedTokens()
+    for prefix in _DATA:
+        app.router.add_options(f"{prefix}{{tail:.*}}", _preflight)
+    for surface in (catalogue, data, chunks, git_http, annex_http, viewer):
         surface.add_routes(app)
     return app
 
@@ -43,7 +49,24 @@ def serve(hub: HubRoot, *, host: str, port: int, public: bool, url: str = "", re
     app.on_startup.append(tell)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     _require_free(host, port)
-    web.run_app(app, host=host, port=port, print=None, access_log_format=_ACCESS, shutdown_timeout=5)
+    web.run_app(
+        app,
+        host=host,
+        port=port,
+        print=None,
+        access_log_class=_AccessLog,
+        access_log_format=_ACCESS,
+        shutdown_timeout=5,
+    )
+
+
+class _AccessLog(AccessLogger):
+    """A line per request, but for chunks: a viewer asks for thousands, and a line costs half as much as a chunk."""
+
+    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+        if response.status in _WELL and chunks.is_chunk(request.raw_path):
+            return
+        super().log(request, response, time)
 
 
 @web.middleware
@@ -85,13 +108,16 @@ def _answer(request: web.Request, status: int, sentence: str, error: web.HTTPExc
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Viewers on other sites may read data: the token decides, and no other site can borrow a browser's."""
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
-    if request.path.startswith(data.SURFACE):
+    if request.path.startswith(_DATA):
         response.headers["Access-Control-Allow-Origin"] = "*"
         response.headers["Access-Control-Expose-Headers"] = "Content-Range, ETag, X-Nissl-Commit"
 
 
 async def _preflight(_: web.Request) -> web.Response:
-    allowed = {"Access-Control-Allow-Methods": "GET, HEAD", "Access-Control-Allow-Headers": "Authorization, Range"}
+    allowed = {
+        "Access-Control-Allow-Methods": "GET, HEAD",
+        "Access-Control-Allow-Headers": "Authorization, Range, If-None-Match",
+    }
     return web.Response(status=204, headers={**allowed, "Access-Control-Max-Age": "86400"})
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import email
+import email.policy
 import hashlib
 import subprocess
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 import tensorstore
 import zarr
 
-from tests.hub.client import ask
+from tests.hub.client import Answer, ask
 from tests.hub.conftest import IMAGE, SECTION, RunningHub
 
 SHARD = f"{IMAGE.image}/0/c/0/0/0"
@@ -48,6 +50,71 @@ def test_ranges_answer_with_the_part(public_hub: RunningHub, name: str, wanted: 
     answer = public_hub.get(f"/data/{SECTION}/main/{name}", headers={"Range": wanted})
     assert (answer.status, answer.body) == (206, whole[part])
     assert answer.headers["Content-Range"].endswith(f"/{len(whole)}")
+
+
+@pytest.mark.parametrize("name", [SHARD, "dataset_description.json"])
+@pytest.mark.parametrize("wanted", ["bytes=0-3,10-13", "bytes=10-13, 0-3", "bytes=0-0,-5,9999999-"])
+def test_several_ranges_answer_with_a_part_each(public_hub: RunningHub, name: str, wanted: str) -> None:
+    whole = (public_hub.section / name).read_bytes()
+    url = f"{public_hub.url}/data/{SECTION}/main/{name}"
+    answer = ask("GET", url, headers={"Range": wanted})
+    assert answer.status == 206
+    assert answer.headers["Content-Type"].startswith("multipart/byteranges")
+    head = f"Content-Type: {answer.headers['Content-Type']}\r\n\r\n".encode()
+    message = email.message_from_bytes(head + answer.body, policy=email.policy.HTTP)
+    parts = list(message.iter_parts())
+    expected = []
+    for text in wanted.removeprefix("bytes=").split(","):
+        first, last = text.strip().split("-")
+        start = int(first) if first else len(whole) - int(last)
+        stop = int(last) + 1 if first and last else len(whole)
+        if start < len(whole):
+            expected.append((f"bytes {start}-{stop - 1}/{len(whole)}", whole[start:stop]))
+    assert [(part["Content-Range"], raw_parts(answer)[number]) for number, part in enumerate(parts)] == expected
+
+
+def raw_parts(answer: Answer) -> list[bytes]:
+    """The bodies of a multipart answer, byte for byte (the email parser is at liberty with line ends)."""
+    boundary = answer.headers["Content-Type"].partition("boundary=")[2].encode()
+    return [part.partition(b"\r\n\r\n")[2] for part in answer.body.split(b"\r\n--" + boundary)[1:-1]]
+
+
+@pytest.mark.parametrize("name", [SHARD, "dataset_description.json"])
+def test_curl_gets_several_ranges(public_hub: RunningHub, name: str) -> None:
+    whole = (public_hub.section / name).read_bytes()
+    command = ["curl", "-sS", "--fail", "-r", "0-3,10-13", f"{public_hub.url}/data/{SECTION}/main/{name}"]
+    body = subprocess.run(command, capture_output=True, check=True).stdout
+    assert b"\r\n\r\n" + whole[:4] + b"\r\n--" in body
+    assert b"\r\n\r\n" + whole[10:14] + b"\r\n--" in body
+
+
+@pytest.mark.parametrize("name", [SHARD, "dataset_description.json"])
+@pytest.mark.parametrize("wanted", ["items=0-3", "bytes=3-1,5-6", "bytes=a-b", "bytes"])
+def test_ranges_that_are_none_are_ignored(public_hub: RunningHub, name: str, wanted: str) -> None:
+    answer = public_hub.get(f"/data/{SECTION}/main/{name}", headers={"Range": wanted})
+    assert (answer.status, answer.body) == (200, (public_hub.section / name).read_bytes())
+
+
+@pytest.mark.parametrize("name", [SHARD, "dataset_description.json"])
+@pytest.mark.parametrize("wanted", ["bytes=0-9,5-12", "bytes=" + ",".join(f"{n}-{n}" for n in range(0, 200, 2))])
+def test_ranges_that_make_a_long_answer_of_a_short_file_are_refused(
+    public_hub: RunningHub, name: str, wanted: str
+) -> None:
+    assert public_hub.get(f"/data/{SECTION}/main/{name}", headers={"Range": wanted}).status == 416
+
+
+@pytest.mark.parametrize("name", [SHARD, "dataset_description.json"])
+def test_several_ranges_of_what_has_changed_since_answer_with_all_of_it(public_hub: RunningHub, name: str) -> None:
+    url = f"/data/{SECTION}/main/{name}"
+    whole, tag = public_hub.get(url).body, public_hub.get(url).headers["ETag"]
+    wanted = {"Range": "bytes=0-3,10-13"}
+    assert public_hub.get(url, headers={**wanted, "If-Range": '"other"'}).body == whole
+    assert public_hub.get(url, headers={**wanted, "If-Range": tag}).status == 206
+    assert public_hub.get(url, headers={**wanted, "If-None-Match": tag}).status == 304
+    assert public_hub.get(url, headers={"Range": "bytes=0-3", "If-Range": '"other"'}).body == whole
+    assert public_hub.get(url, headers={"Range": "bytes=0-3", "If-Range": tag}).body == whole[:4]
+    head = ask("HEAD", public_hub.url + url, headers=wanted)
+    assert (head.status in (200, 206), head.body) == (True, b"")
 
 
 @pytest.mark.parametrize("name", [SHARD, "dataset_description.json"])
@@ -103,7 +170,10 @@ def test_a_folder_answers_with_its_entries(public_hub: RunningHub) -> None:
         ("/data/nobody/main/README.md", 404, "no dataset 'nobody/main/README.md'"),
         (f"/data/{SECTION}/elsewhere/README.md", 404, "no branch, tag or commit 'elsewhere'"),
         (f"/data/{SECTION}/{'0' * 40}/README.md", 404, "no branch, tag or commit"),
-        (f"/data/{SECTION}/main@{{1}}/README.md", 404, "no branch, tag or commit"),
+        (f"/data/{SECTION}/main@{{1}}/README.md", 404, "'1' is no ISO 8601 date or time"),
+        (f"/data/{SECTION}/main@{{2001-01-01}}/README.md", 404, "begins after 2001-01-01T00:00:00Z"),
+        (f"/data/{SECTION}/other@{{2031-01-01}}/README.md", 404, "no branch, tag or commit"),
+        (f"/data/{SECTION}/..@{{2031-01-01}}/README.md", 404, "no branch, tag or commit"),
         (f"/data/{SECTION}/main/missing.txt", 404, "no 'missing.txt' at main"),
         (f"/data/{SECTION}/main/README.md/inside", 404, "no 'README.md/inside'"),
         (f"/data/{SECTION}/main/../../../hub.json", 400, "is not a path inside a dataset"),
