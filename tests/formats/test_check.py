@@ -30,7 +30,7 @@ from nissl.formats.check import (
     identity_of,
     misplaced,
 )
-from nissl.formats.codec import ZstdCodec, decode
+from nissl.formats.codec import ZstdCodec
 from nissl.formats.grid import ShardGrid
 from nissl.formats.image import open_image
 from nissl.formats.labels import build_labels, plan_labels
@@ -70,7 +70,7 @@ def checked_shard(path: Path, level: int = 0) -> Checked:
     with open_image(folder.parent) as image:
         one = image.levels[level]
         shard = tuple(map(int, path.relative_to(folder / "c").parts))
-        return check_shard(path, one.grid, shard, one.dtype, identity_of(image, level), sample=None)
+        return check_shard(path, one, shard, identity_of(image, level), sample=None)
 
 
 def edit(path: Path, change: Callable[[bytearray], None]) -> None:
@@ -309,12 +309,12 @@ def test_a_frame_that_says_it_has_no_checksum_is_refused() -> None:
     payload = bytearray(ZstdCodec().encode(bytes(1000)))
     payload[4] ^= 4  # Content_Checksum_flag of the frame header descriptor (RFC 8878)
     with pytest.raises(Exception, match="no content checksum"):
-        decode(bytes(payload))
+        ZstdCodec().decode(bytes(payload), 1000)
 
 
 def test_a_frame_of_another_size_is_refused_before_memory_is_asked_for() -> None:
     with pytest.raises(Exception, match="holds 1000 bytes instead of 999"):
-        decode(ZstdCodec().encode(bytes(1000)), 999)
+        ZstdCodec().decode(ZstdCodec().encode(bytes(1000)), 999)
 
 
 def test_two_words_that_fletcher_32_takes_for_one_are_silent_in_hdf5_and_found_by_everybody_else(
@@ -403,7 +403,7 @@ def by_nissl_chunks(folder: Path, path: Path) -> NDArray[Any]:
     with open_image(folder) as image:
         level = image.levels[0]
     voxels = np.zeros(level.grid.shard_shape, level.dtype)
-    with ShardReader(path, level.grid) as reader:
+    with ShardReader(path, level.grid, level.codec) as reader:
         for chunk in level.grid.chunks_of((0, 0, 0)):
             content = reader.chunk(chunk, level.dtype)
             if content is not None:

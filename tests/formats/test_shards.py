@@ -90,7 +90,7 @@ def test_a_chunk_of_fill_value_is_missing_in_both_views(tmp_path: Path) -> None:
     voxels = VOXELS.copy()
     voxels[1, :16, 16:32] = 0
     path = a_shard(tmp_path, voxels)
-    with ShardReader(path, GRID) as reader:
+    with ShardReader(path, GRID, ZstdCodec()) as reader:
         assert reader.place((1, 0, 1)) is None
         assert reader.chunk((1, 0, 1), voxels.dtype) is None
         assert reader.place((1, 0, 0)) is not None
@@ -109,7 +109,7 @@ def test_hdf5_fills_a_missing_chunk_with_zeros_whatever_the_buffer_held(tmp_path
 
 def test_both_views_name_the_same_bytes_of_the_file(tmp_path: Path) -> None:
     path = a_shard(tmp_path)
-    with ShardReader(path, GRID) as reader, h5py.File(path) as file:
+    with ShardReader(path, GRID, ZstdCodec()) as reader, h5py.File(path) as file:
         for chunk in GRID.chunks_of(FIRST):
             origin = tuple(i * c for i, c in zip(chunk, GRID.chunk_shape, strict=True))
             stored = file[DATASET].id.get_chunk_info_by_coord(origin)
@@ -197,7 +197,7 @@ def test_a_shard_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
 
 def test_every_flipped_bit_of_a_chunk_is_an_error_in_our_reader_and_in_hdf5(tmp_path: Path) -> None:
     path = a_shard(tmp_path)
-    with ShardReader(path, GRID) as reader:
+    with ShardReader(path, GRID, ZstdCodec()) as reader:
         place = reader.place((0, 0, 0))
     assert place is not None
     offset, nbytes = place
@@ -206,7 +206,10 @@ def test_every_flipped_bit_of_a_chunk_is_an_error_in_our_reader_and_in_hdf5(tmp_
         damaged = bytearray(whole)
         damaged[offset + bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
-        with ShardReader(path, GRID) as reader, pytest.raises(DamagedShardError, match=r"damaged in chunk \(0, 0, 0\)"):
+        with (
+            ShardReader(path, GRID, ZstdCodec()) as reader,
+            pytest.raises(DamagedShardError, match=r"damaged in chunk \(0, 0, 0\)"),
+        ):
             reader.chunk((0, 0, 0), VOXELS.dtype)
         with h5py.File(path) as file, pytest.raises(OSError, match="filter returned failure"):
             file[DATASET][0, :16, :16]
@@ -218,11 +221,11 @@ def test_a_flipped_bit_in_the_index_is_an_error_that_names_the_file(tmp_path: Pa
     damaged[3] ^= 16
     path.write_bytes(damaged)
     with pytest.raises(DamagedShardError, match=r"c/0/0/0 is damaged \(the index does not agree with its checksum\)"):
-        ShardReader(path, GRID)
+        ShardReader(path, GRID, ZstdCodec())
 
 
 def read_every_chunk(path: Path) -> None:
-    with ShardReader(path, GRID) as reader:
+    with ShardReader(path, GRID, ZstdCodec()) as reader:
         for chunk in GRID.chunks_of(FIRST):
             reader.chunk(chunk, VOXELS.dtype)
 
@@ -230,7 +233,7 @@ def read_every_chunk(path: Path) -> None:
 @pytest.mark.parametrize("left", [0, 3, 100, 600, -1])
 def test_a_shard_cut_short_is_an_error(tmp_path: Path, left: int) -> None:
     path = a_shard(tmp_path)
-    with ShardReader(path, GRID) as reader:
+    with ShardReader(path, GRID, ZstdCodec()) as reader:
         end = max(sum(place) for chunk in GRID.chunks_of(FIRST) if (place := reader.place(chunk)))
     os.truncate(path, end - 1 if left == -1 else left)
     with pytest.raises(DamagedShardError):
@@ -248,7 +251,7 @@ def test_a_chunk_that_does_not_fill_its_shape_is_an_error(tmp_path: Path) -> Non
     path = tmp_path / "0"
     with ShardWriter(path, GRID, FIRST, "u2", ZstdCodec(), an_identity()) as writer:
         writer.write_chunk(FIRST, ZstdCodec().encode(b"too short"))
-    with ShardReader(path, GRID) as reader, pytest.raises(DamagedShardError, match=r"chunk \(0, 0, 0\)"):
+    with ShardReader(path, GRID, ZstdCodec()) as reader, pytest.raises(DamagedShardError, match=r"chunk \(0, 0, 0\)"):
         reader.chunk(FIRST, np.dtype("u2"))
 
 
@@ -256,7 +259,7 @@ def test_an_unlocked_annex_pointer_is_an_absent_shard(tmp_path: Path) -> None:
     path = a_shard(tmp_path)
     path.write_text("/annex/objects/SHA256E-s123456--0123456789abcdef\n")
     with pytest.raises(AbsentShardError, match=r"c/0/0/0 is not on this machine: .* `datalad get 0`"):
-        ShardReader(path, GRID)
+        ShardReader(path, GRID, ZstdCodec())
 
 
 def test_a_dangling_annex_link_is_an_absent_shard(tmp_path: Path) -> None:
@@ -264,7 +267,7 @@ def test_a_dangling_annex_link_is_an_absent_shard(tmp_path: Path) -> None:
     path.unlink()
     path.symlink_to("../../.git/annex/objects/aa/bb/SHA256E-s1--0/SHA256E-s1--0")
     with pytest.raises(AbsentShardError, match="is not on this machine"):
-        ShardReader(path, GRID)
+        ShardReader(path, GRID, ZstdCodec())
 
 
 def test_a_shard_that_was_never_written_is_no_file_at_all(tmp_path: Path) -> None:
@@ -282,7 +285,7 @@ def test_shards_refused_by_the_reader_leave_no_file_open(tmp_path: Path) -> None
     before = open_files()
     for _ in range(10):
         with pytest.raises(DamagedShardError):
-            ShardReader(path, GRID)
+            ShardReader(path, GRID, ZstdCodec())
     assert open_files() == before
 
 
