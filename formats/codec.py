@@ -268,7 +268,7 @@ class BloscCodec:
 
     def frames(self, payload: bytes) -> bool:
         form, _, size = _blosc_header(payload)
-        return form == _BLOSC_FORMAT and size == len(payload) - _CRC32C_BYTES
+        return form == _BLOSC_FORMAT and _BLOSC_HEADER_BYTES <= size == len(payload) - _CRC32C_BYTES
 
 
 def _blosc_header(frame: ReadableBuffer) -> tuple[int, int, int]:

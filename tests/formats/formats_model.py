@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nissl.formats import ome
 from nissl.formats.build import build_image
-from nissl.formats.codec import Codec, ZstdCodec
+from nissl.formats.codec import BloscCodec, Codec, ZstdCodec
 from nissl.formats.grid import Box, Index, ShardGrid, level_shapes
 from nissl.formats.image import Level, open_image, shard_path
 from nissl.formats.image_plan import plan_image
@@ -24,6 +24,14 @@ from nissl.formats.shards import DATASET, ShardIdentity, ShardWriter, write_json
 from nissl.formats.stack import PlaneSource
 from nissl.formats.virtual import write_virtual
 from nissl.formats.workers import LocalCrew
+
+CODECS: dict[str, Codec] = {
+    "zstd": ZstdCodec(1),
+    "bitshuffle-zstd": BloscCodec("zstd", 1),
+    "bitshuffle-lz4": BloscCodec("lz4", 5),
+    "shuffle-zstd": BloscCodec("zstd", 3, "shuffle"),
+}
+"""Every kind of compression that a shard may have."""
 
 VOXEL_SIZE_UM = (5.0, 1.0, 1.0)
 SPATIAL = ("z", "y", "x")

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nissl.errors import NoSpaceError
-from nissl.formats.codec import ZstdCodec
+from nissl.formats.codec import BloscCodec, Codec, ZstdCodec
 from nissl.formats.grid import Box, Index, ShardGrid
 from nissl.formats.shards import (
     DATASET,
@@ -30,15 +32,27 @@ from nissl.formats.shards import (
     hdf5_shape,
     write_json,
 )
-from tests.formats.formats_model import a_picture, an_identity, axes_of, chunks_with_voxels, read_whole, write_array
+from tests.formats.formats_model import (
+    CODECS,
+    READERS,
+    a_picture,
+    an_identity,
+    axes_of,
+    chunks_with_voxels,
+    read_whole,
+    write_array,
+)
 
 GRID = ShardGrid((3, 40, 50), (3, 32, 32), (1, 16, 16))
 VOXELS = a_picture(GRID.array_shape)
 FIRST: Index = (0, 0, 0)
 
 
-def a_shard(folder: Path, voxels: NDArray[Any] = VOXELS, shard: Index = FIRST) -> Path:
-    write_array(folder, GRID, voxels).close()
+every_codec = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+
+
+def a_shard(folder: Path, voxels: NDArray[Any] = VOXELS, shard: Index = FIRST, codec: Codec | None = None) -> Path:
+    write_array(folder, GRID, voxels, codec).close()
     return folder.joinpath("c", *map(str, shard))
 
 
@@ -69,15 +83,16 @@ def sparse_arrays(draw: st.DrawFn) -> tuple[ShardGrid, NDArray[Any]]:
     return grid, voxels
 
 
-@given(sparse_arrays())
-@settings(max_examples=40)
-def test_zarr_hdf5_and_our_reader_see_the_same_voxels(array: tuple[ShardGrid, NDArray[Any]]) -> None:
+@given(sparse_arrays(), st.sampled_from(list(CODECS.values())))
+@settings(max_examples=80)
+def test_every_reader_sees_the_same_voxels(array: tuple[ShardGrid, NDArray[Any]], codec: Codec) -> None:
     grid, voxels = array
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        level = write_array(folder, grid, voxels)
+        level = write_array(folder / "0", grid, voxels, codec)
         assert np.array_equal(read_whole(level), voxels)
-        assert np.array_equal(np.asarray(zarr.open_array(folder, mode="r")[...]), voxels)
+        for reader in ("zarr-python", "zarrs", "tensorstore"):
+            assert np.array_equal(READERS[reader](folder, 0), voxels)
         for shard in grid.shards():
             part = voxels[grid.shard_box(shard).slices]
             path = level.shard_path(shard)
@@ -115,6 +130,56 @@ def test_both_views_name_the_same_bytes_of_the_file(tmp_path: Path) -> None:
             stored = file[DATASET].id.get_chunk_info_by_coord(origin)
             # HDF5's chunk ends in its own checksum, which the Zarr index leaves out.
             assert reader.place(chunk) == (stored.byte_offset, stored.size - 4)
+
+
+@every_codec
+def test_hdf5_is_told_what_its_own_filters_would_say(codec: Codec, tmp_path: Path) -> None:
+    """The values that hdf5plugin's filters set, so that HDF5 could write such a dataset itself, and reads it back."""
+    with h5py.File(a_shard(tmp_path, codec=codec)) as file, h5py.File(tmp_path / "own.h5", "w") as other:
+        used = file[DATASET]._filters
+        number, options = next((int(key), value) for key, value in used.items() if key.isdigit())
+        given = options if number == 32015 else (0, 0, 0, 0, *options[4:])
+        own = other.create_dataset(
+            "own", data=file[DATASET][...], chunks=GRID.chunk_shape, compression=number, compression_opts=given
+        )
+        assert own._filters[str(number)] == options
+        assert np.array_equal(own[...], file[DATASET][...])
+
+
+@every_codec
+def test_a_shard_is_the_same_bytes_in_a_process_that_imports_nothing_else(codec: Codec, tmp_path: Path) -> None:
+    np.save(tmp_path / "chunk.npy", VOXELS[:1, :16, :16])
+    script = f"""
+import numpy as np
+from pathlib import Path
+from nissl.formats.codec import parse_codec
+from nissl.formats.grid import ShardGrid
+from nissl.formats.shards import ShardIdentity, ShardWriter
+grid = ShardGrid({GRID.array_shape}, {GRID.shard_shape}, {GRID.chunk_shape})
+codec = parse_codec({codec.name!r})
+identity = ShardIdentity("sub-01_BF.ome.zarr/0", 0, ("z", "y", "x"), (5.0, 1.0, 1.0))
+with ShardWriter(Path("there"), grid, (0, 0, 0), np.dtype("u2"), codec, identity) as writer:
+    writer.write_chunk((0, 0, 0), codec.encode(np.load("chunk.npy").data))
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    with ShardWriter(tmp_path / "here", GRID, FIRST, "u2", codec, an_identity()) as writer:
+        writer.write_chunk(FIRST, codec.encode(np.ascontiguousarray(VOXELS[:1, :16, :16]).data))
+    assert (tmp_path / "here").read_bytes() == (tmp_path / "there").read_bytes()
+
+
+def test_a_reader_that_was_not_told_the_codec_gives_payloads_and_no_voxels(tmp_path: Path) -> None:
+    with ShardReader(a_shard(tmp_path), GRID) as reader:
+        assert reader.payload(FIRST) == ZstdCodec(1).encode(np.ascontiguousarray(VOXELS[:1, :16, :16]).data)
+        with pytest.raises(ValueError, match="was not told how its chunks are encoded"):
+            reader.chunk(FIRST, VOXELS.dtype)
+
+
+def test_chunks_of_another_codec_are_errors(tmp_path: Path) -> None:
+    codecs: tuple[Codec, Codec] = (ZstdCodec(), BloscCodec())
+    for written, read in itertools.permutations(codecs, 2):
+        path = a_shard(tmp_path / written.name, codec=written)
+        with ShardReader(path, GRID, read) as reader, pytest.raises(DamagedShardError):
+            reader.chunk(FIRST, VOXELS.dtype)
 
 
 def test_an_empty_shard_is_not_written(tmp_path: Path) -> None:
@@ -195,9 +260,10 @@ def test_a_shard_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_every_flipped_bit_of_a_chunk_is_an_error_in_our_reader_and_in_hdf5(tmp_path: Path) -> None:
-    path = a_shard(tmp_path)
-    with ShardReader(path, GRID, ZstdCodec()) as reader:
+@every_codec
+def test_every_flipped_bit_of_a_chunk_is_an_error_in_our_reader_and_in_hdf5(codec: Codec, tmp_path: Path) -> None:
+    path = a_shard(tmp_path, codec=codec)
+    with ShardReader(path, GRID) as reader:
         place = reader.place((0, 0, 0))
     assert place is not None
     offset, nbytes = place
@@ -207,7 +273,7 @@ def test_every_flipped_bit_of_a_chunk_is_an_error_in_our_reader_and_in_hdf5(tmp_
         damaged[offset + bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
         with (
-            ShardReader(path, GRID, ZstdCodec()) as reader,
+            ShardReader(path, GRID, codec) as reader,
             pytest.raises(DamagedShardError, match=r"damaged in chunk \(0, 0, 0\)"),
         ):
             reader.chunk((0, 0, 0), VOXELS.dtype)
