@@ -38,7 +38,7 @@ from nissl.formats.stack import PlaneSource
 from nissl.formats.stream import Progress, RegionResult, RegionWork
 from nissl.formats.workers import Crew, LocalCrew
 
-BUILDER_VERSION = 2
+BUILDER_VERSION = 1
 """Raised when the same source and plan become other bytes: nobody then resumes what an older version has begun."""
 
 _WINDOW_SAMPLE = 1 << 20
