@@ -6,6 +6,7 @@ was tried is in README.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import hdf5plugin
+import hdf5plugin  # noqa: F401  # registers the zstd filter with HDF5
 import numpy as np
 import tensorstore
 import tifffile
@@ -112,6 +113,7 @@ def _with_zarr(level: Level, folder: Path, settings: dict[str, Any]) -> None:
 def h5py_hdf5plugin(level: Level, folder: Path) -> None:
     """In one call, or plane by plane from files: each chunk is filtered once, whole. It has no threads."""
     grid = level.plan.grids[0]
+    used = level.plan.codec.hdf5(level.plan.dtype, math.prod(grid.chunk_shape) * level.plan.dtype.itemsize)
     folder.mkdir()
     with h5py.File(folder / "level.h5", "w", libver="latest") as file:
         dataset = file.create_dataset(
@@ -119,7 +121,8 @@ def h5py_hdf5plugin(level: Level, folder: Path) -> None:
             shape=grid.array_shape,
             dtype=level.plan.dtype,
             chunks=grid.chunk_shape,
-            **hdf5plugin.Zstd(clevel=level.plan.codec.level),
+            compression=used.number,
+            compression_opts=used.options,
         )
         if level.voxels is not None:
             dataset[...] = level.voxels

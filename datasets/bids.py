@@ -67,7 +67,7 @@ def section_readme(image: ImageName) -> str:
     return f"""# Section {image.sample} of subject {image.subject}
 
 Images lie in `sub-{image.subject}/micr/` as OME-Zarr 0.5. Every shard file is a Zarr v3 shard and an HDF5 file at once;
-the `.h5` beside an image shows the whole pyramid to HDF5 programs (they need the zstd filter: `import hdf5plugin`).
+the `.h5` beside an image shows the whole pyramid to HDF5 programs (they need its compression: `import hdf5plugin`).
 
 Get the voxels before you open them: `datalad get sub-{image.subject}`. A shard that is not here is an error for Zarr
 and HDF5 readers alike, unless it was locked (`git annex lock`): as a dangling link it would read as zeros.

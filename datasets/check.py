@@ -101,8 +101,8 @@ def check(path: Path, *, full: bool = False, jobs: int | None = None, progress: 
         return Report(path, kind, _advised(checked))
     level, number, shard = _place_of(path)
     with open_image(level.parent) as image, ThreadPoolExecutor(jobs or available_cores()) as pool:
-        grid, dtype = image.levels[number].grid, image.levels[number].dtype
-        checked = check_shard(path, grid, shard, dtype, identity_of(image, number), sample=sample, pool=pool)
+        identity = identity_of(image, number)
+        checked = check_shard(path, image.levels[number], shard, identity, sample=sample, pool=pool)
     return Report(path, kind, _advised(checked))
 
 
@@ -116,23 +116,25 @@ def repair(path: Path, *, jobs: int | None = None) -> bool:
     if _kind(path) != "shard":
         raise CheckError(f"{path} is not a shard: `nissl check` says which ones are damaged")
     level, number, shard = _place_of(path)
-    with open_image(level.parent) as image, ThreadPoolExecutor(jobs or available_cores()) as pool:
-        grid, dtype, identity = image.levels[number].grid, image.levels[number].dtype, identity_of(image, number)
-        with rebuilt(path, grid, shard, dtype, identity, pool=pool) as whole:
-            if whole is None:
-                return False
-            dataset = _dataset_of(path)
-            known = next(iter(annexed_files(dataset, path)), None) if dataset is not None else None
-            if dataset is None or known is None:
-                whole.rename(path)
-            else:
-                if _content_problem(whole, known) is not None:
-                    raise CheckError(
-                        f"{path} can be rebuilt, but not as the file that the annex recorded: more than its index has "
-                        "changed, use another copy"
-                    )
-                _put_back(dataset, path, whole, known)
-            sync_folder(path.parent)
+    with (
+        open_image(level.parent) as image,
+        ThreadPoolExecutor(jobs or available_cores()) as pool,
+        rebuilt(path, image.levels[number], shard, identity_of(image, number), pool=pool) as whole,
+    ):
+        if whole is None:
+            return False
+        dataset = _dataset_of(path)
+        known = next(iter(annexed_files(dataset, path)), None) if dataset is not None else None
+        if dataset is None or known is None:
+            whole.rename(path)
+        else:
+            if _content_problem(whole, known) is not None:
+                raise CheckError(
+                    f"{path} can be rebuilt, but not as the file that the annex recorded: more than its index has "
+                    "changed, use another copy"
+                )
+            _put_back(dataset, path, whole, known)
+        sync_folder(path.parent)
     return True
 
 

@@ -10,7 +10,7 @@ import json
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -36,7 +36,7 @@ from nissl.datasets.sources import SourceFile, changes, checksum, stamp, total_b
 from nissl.datasets.unfinished import discard, unfinished
 from nissl.errors import NisslError, NoSpaceError
 from nissl.formats.build import BUILDER_VERSION, build_image
-from nissl.formats.codec import ZstdCodec
+from nissl.formats.codec import Codec, ZstdCodec
 from nissl.formats.contact_sheet import contact_sheet, overview
 from nissl.formats.grid import CHUNK_EDGE, SHARD_EDGE
 from nissl.formats.image import open_image
@@ -72,7 +72,7 @@ class Order:
     """(z, y, x)"""
     skip: frozenset[int] = frozenset()
     """Plane numbers, from 1, to leave out."""
-    codec: ZstdCodec = field(default_factory=ZstdCodec)
+    codec: Codec = field(default_factory=ZstdCodec)
     chunk_edge: int = CHUNK_EDGE
     shard_edge: int = SHARD_EDGE
     """Edges of inner chunks and of shards in y and x, in voxels."""
@@ -83,7 +83,7 @@ class Order:
             **({"dataset": dataset} if dataset else {}),
             "voxel_size_um": list(self.voxel_size_um),
             "skip": sorted(self.skip),
-            "zstd_level": self.codec.level,
+            "compression": self.codec.name,
             "chunk_edge": self.chunk_edge,
             "shard_edge": self.shard_edge,
         }
@@ -97,7 +97,7 @@ class Order:
         for plane in sorted(self.skip):
             options += ["--skip", str(plane)]
         if self.codec != ZstdCodec():
-            options += ["--zstd-level", str(self.codec.level)]
+            options += ["--compression", self.codec.name]
         if (self.chunk_edge, self.shard_edge) != (CHUNK_EDGE, SHARD_EDGE):
             options += ["--chunk-edge", str(self.chunk_edge), "--shard-edge", str(self.shard_edge)]
         return ("nissl", "ingest", *(str(file.absolute()) for file in self.files), *options)
@@ -289,7 +289,7 @@ def _difference(section: Path, order: Order, now: tuple[SourceFile, ...]) -> str
     record = read_record(section, order.image)
     try:
         found = changes(sources_of(record), now)
-        settings = record["settings"]
+        settings = _settings_of(record)
     except (KeyError, TypeError):
         return f"{order.image.record} does not say from what"
     if found:
@@ -299,6 +299,14 @@ def _difference(section: Path, order: Order, now: tuple[SourceFile, ...]) -> str
         if settings.get(name) != value:
             return f"with {name} {settings.get(name)} instead of {value}"
     return None
+
+
+def _settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What an order said when the image was made. Raises KeyError or TypeError where the record does not say it."""
+    settings = dict(record["settings"])
+    if "zstd_level" in settings:  # from before there was another compression
+        settings["compression"] = f"zstd:{settings.pop('zstd_level')}"
+    return settings
 
 
 def _plan(source: PlaneSource, order: Order) -> ImagePlan:

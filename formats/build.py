@@ -62,7 +62,7 @@ def build_image(
     unreadable, NoSpaceError on a full disk; `folder` is then the caller's to remove.
     """
     planes = write_levels(source, folder, plan, crew=crew, progress=progress, journal=journal)
-    window = display_window(Level(folder / str(len(plan.grids) - 1), plan.grids[-1], plan.dtype))
+    window = display_window(Level(folder / str(len(plan.grids) - 1), plan.grids[-1], plan.dtype, plan.codec))
     channels = _channels(plan, window)
     write_json(
         folder / "zarr.json",
@@ -134,7 +134,7 @@ def _done(works: Sequence[RegionWork], crew: Crew, report: Progress, journal: Jo
 def _halve_volume(folder: Path, plan: ImagePlan, crew: Crew, journal: Journal | None) -> None:
     """Write the levels above 0 of a volume that is halved in z too, each from the one before."""
     for level in range(1, len(plan.grids)):
-        finer = Level(folder / str(level - 1), plan.grids[level - 1], plan.dtype)
+        finer = Level(folder / str(level - 1), plan.grids[level - 1], plan.dtype, plan.codec)
         depth, height, width = plan.grids[level].array_shape
         halved = HalvedSource(finer, (depth, height, width))
         regions = regions_of(halved, plan, level)
@@ -180,7 +180,7 @@ def _reduce_rest(folder: Path, plan: ImagePlan, streamed: int, cores: int, journ
         return
     last = streamed - 1
     kind = LevelSource if plan.chunk_depth == 1 else SlabLevelSource
-    source = kind(Level(folder / str(last), plan.grids[last], plan.dtype))
+    source = kind(Level(folder / str(last), plan.grids[last], plan.dtype, plan.codec))
     height, width = plan.grids[0].array_shape[-2:]
     everything = Region(range(height), range(width))
     work = RegionWork(source, folder, plan, everything, last, range(streamed, len(plan.grids)))

@@ -1,8 +1,8 @@
 """What is wrong with a shard or an image on disk: looked at, never changed.
 
-The same chunks are named twice in a shard, by the Zarr index and by HDF5, and checked three times, by zstd's checksum,
-HDF5's Fletcher-32 and the index's crc32c. A check compares the two and verifies the three, then compares what the file
-says about itself with what the image's metadata says about it.
+The same chunks are named twice in a shard, by the Zarr index and by HDF5, and checked three times, by their codec's
+checksum, HDF5's Fletcher-32 and the index's crc32c. A check compares the two and verifies the three, then compares
+what the file says about itself with what the image's metadata says about it.
 
 A shard that is not on this machine is absent, not damaged.
 """
@@ -20,11 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
-import zstandard
 
 from nissl.formats import ome
-from nissl.formats.codec import HDF5_CHECKSUM_BYTES, HDF5_ZSTD_FILTER, ZstdCodec, decode, hdf5_checksum
+from nissl.formats.codec import HDF5_CHECKSUM_BYTES, Codec, PayloadError, hdf5_checksum
 from nissl.formats.grid import Box, Index, ShardGrid
 from nissl.formats.hdf5_view import Hdf5View, read_hdf5_view
 from nissl.formats.image import Image, Level, NotAnImageError, open_image, shard_path
@@ -143,26 +141,25 @@ def check_image(
                 progress(done, len(present))
                 identity = identity_of(image, number)
                 path = level.shard_path(shard)
-                checked += check_shard(path, level.grid, shard, level.dtype, identity, sample=sample, pool=pool)
+                checked += check_shard(path, level, shard, identity, sample=sample, pool=pool)
         progress(len(present), len(present))
     return checked
 
 
 def check_shard(
     path: Path,
-    grid: ShardGrid,
+    level: Level,
     shard: Index,
-    dtype: np.dtype[Any],
     identity: ShardIdentity,
     *,
     sample: int | None = SAMPLE,
     pool: ThreadPoolExecutor | None = None,
 ) -> Checked:
-    """Check one shard, which must exist (its content may be absent).
+    """Check the file at `path` as the shard `shard` of `level`. It must exist, but its content may be absent.
 
     identity: what it should say about itself. sample: chunks to read, None for all.
     """
-    findings: list[Finding] = []
+    grid, findings = level.grid, list[Finding]()
     named: Places | None = None
     try:
         with ShardReader(path, grid) as reader:
@@ -184,7 +181,7 @@ def check_shard(
     size = path.stat().st_size
     places: dict[Index, tuple[int, int]] = {}
     if view is not None:
-        findings += [Finding(path, None, problem, Part.HDF5) for problem in _hdf5_problems(view, grid, shard, dtype)]
+        findings += [Finding(path, None, problem, Part.HDF5) for problem in _hdf5_problems(view, level, shard)]
         findings += [
             Finding(path, None, problem, Part.HDF5) for problem in _identity_problems(view, grid, shard, identity)
         ]
@@ -208,7 +205,7 @@ def check_shard(
     ]
     broken = {finding.chunk for finding in findings}
     wanted = [chunk for chunk in evenly(sorted(places), sample) if chunk not in broken or part is Part.HDF5]
-    findings += _chunk_findings(path, {chunk: places[chunk] for chunk in wanted}, grid, dtype, pool)
+    findings += _chunk_findings(path, {chunk: places[chunk] for chunk in wanted}, level, pool)
     return Checked(tuple(findings), shards=1, chunks=len(places), chunks_read=len(wanted))
 
 
@@ -220,7 +217,7 @@ def identity_of(image: Image, level: int) -> ShardIdentity:
         image.axes,
         first.dtype,
         image.voxel_size_um,
-        ZstdCodec(),
+        first.codec,
         grids,
         halved_axes=len(halved_axes(image)),
     )
@@ -316,12 +313,7 @@ def _group_problems(group: Mapping[str, Any], image: Image) -> Iterator[str]:
 
 
 def _array_problems(document: Mapping[str, Any], level: Level, axes: tuple[str, ...]) -> Iterator[str]:
-    try:
-        zstd = document["codecs"][0]["configuration"]["codecs"][-1]["configuration"]["level"]
-        expected = ome.array_document(level.grid, level.dtype, ZstdCodec(int(zstd)), axes)
-    except (KeyError, IndexError, TypeError, ValueError):
-        yield "describes no array whose chunks are compressed with zstd"
-        return
+    expected = ome.array_document(level.grid, level.dtype, level.codec, axes)
     for key, value in expected.items():
         if key != "attributes" and document.get(key) != value:
             yield f"says {key} {json.dumps(document.get(key))} instead of {json.dumps(value)}"
@@ -394,12 +386,14 @@ def _selected(space: h5py.h5s.SpaceID) -> Box:
     return Box(tuple(first), tuple(n + 1 for n in last))
 
 
-def _hdf5_problems(view: Hdf5View, grid: ShardGrid, shard: Index, dtype: np.dtype[Any]) -> Iterator[str]:
+def _hdf5_problems(view: Hdf5View, level: Level, shard: Index) -> Iterator[str]:
+    grid = level.grid
+    used = level.codec.hdf5(level.dtype, math.prod(grid.chunk_shape) * level.dtype.itemsize)
     pairs = (
         ("shape", view.shape, hdf5_shape(grid, shard)),
         ("chunk shape", view.chunk_shape, grid.chunk_shape),
-        ("type", view.dtype, dtype.newbyteorder("<")),
-        ("filters", view.filters, (HDF5_ZSTD_FILTER, _HDF5_FLETCHER32_FILTER)),
+        ("type", view.dtype, level.dtype.newbyteorder("<")),
+        ("filters", view.filters, (used.number, _HDF5_FLETCHER32_FILTER)),
         ("user block", view.user_block_nbytes, user_block_nbytes(grid.chunk_count)),
         ("chunks without a filter", view.unfiltered, ()),
     )
@@ -434,15 +428,13 @@ def _padding(path: Path, grid: ShardGrid, view: Hdf5View) -> bytes:
         return os.pread(file.fileno(), max(0, view.user_block_nbytes - start), start)
 
 
-def _chunk_findings(
-    path: Path, places: Places, grid: ShardGrid, dtype: np.dtype[Any], pool: ThreadPoolExecutor | None
-) -> list[Finding]:
-    nbytes = math.prod(grid.chunk_shape) * dtype.itemsize
+def _chunk_findings(path: Path, places: Places, level: Level, pool: ThreadPoolExecutor | None) -> list[Finding]:
+    nbytes = math.prod(level.grid.chunk_shape) * level.dtype.itemsize
     with path.open("rb") as file:
         descriptor = file.fileno()
 
         def look(place: tuple[int, int]) -> str | None:
-            return _chunk_problem(descriptor, place, nbytes)
+            return _chunk_problem(descriptor, place, nbytes, level.codec)
 
         problems = (map if pool is None else pool.map)(look, places.values())
         return [
@@ -452,7 +444,7 @@ def _chunk_findings(
         ]
 
 
-def _chunk_problem(descriptor: int, place: tuple[int, int], nbytes: int) -> str | None:
+def _chunk_problem(descriptor: int, place: tuple[int, int], nbytes: int, codec: Codec) -> str | None:
     """What is wrong with the chunk that HDF5 has stored at `place`, whose voxels are `nbytes` bytes."""
     offset, size = place
     try:
@@ -465,8 +457,8 @@ def _chunk_problem(descriptor: int, place: tuple[int, int], nbytes: int) -> str 
         return "lies beyond the end of the file"
     payload, checksum = stored[:-HDF5_CHECKSUM_BYTES], stored[-HDF5_CHECKSUM_BYTES:]
     try:
-        decode(payload, nbytes)
-    except zstandard.ZstdError as error:
+        codec.decode(payload, nbytes)
+    except PayloadError as error:
         return f"is damaged ({error})"
     if hdf5_checksum(payload) != checksum:
         return "is damaged for HDF5 (its Fletcher-32 checksum is wrong)"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nissl.errors import NisslError
-from nissl.formats.codec import thread_buffer
+from nissl.formats.codec import Codec, codec_of, thread_buffer
 from nissl.formats.grid import Box, Index, ShardGrid
 from nissl.formats.shards import ShardReader
 
@@ -28,6 +28,7 @@ class Level:
     folder: Path
     grid: ShardGrid
     dtype: np.dtype[Any]
+    codec: Codec
     _readers: dict[Index, ShardReader | None] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -63,7 +64,7 @@ class Level:
         """The shard's reader, None for a shard of fill value only, which has no file."""
         if shard not in self._readers:
             try:
-                self._readers[shard] = ShardReader(self.shard_path(shard), self.grid)
+                self._readers[shard] = ShardReader(self.shard_path(shard), self.grid, self.codec)
             except FileNotFoundError:
                 self._readers[shard] = None
         return self._readers[shard]
@@ -107,7 +108,8 @@ def open_image(folder: Path) -> Image:
         axes = tuple(axis["name"] for axis in multiscale["axes"])
         scale = multiscale["datasets"][0]["coordinateTransformations"][0]["scale"]
         spacing = tuple(float(s) for axis, s in zip(axes, scale, strict=True) if axis != "c")
-        levels = tuple(_open_level(folder / dataset["path"]) for dataset in multiscale["datasets"])
+        paths = [folder / dataset["path"] for dataset in multiscale["datasets"]]
+        levels = tuple(level_of(path, read_document(path / "zarr.json")) for path in paths)
         if len(spacing) != 3:
             raise KeyError("three spatial axes")
     except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -132,9 +134,11 @@ def grid_of(array: dict[str, Any]) -> ShardGrid:
     )
 
 
-def _open_level(folder: Path) -> Level:
-    array = read_document(folder / "zarr.json")
-    return Level(folder, grid_of(array), np.dtype(array["data_type"]))
+def level_of(folder: Path, array: dict[str, Any]) -> Level:
+    """The array in `folder` that its `zarr.json` describes. Raises KeyError, ValueError or TypeError like `grid_of`."""
+    grid = grid_of(array)
+    inner = array["codecs"][0]["configuration"]["codecs"]
+    return Level(folder, grid, np.dtype(array["data_type"]), codec_of(inner))
 
 
 def read_document(path: Path) -> dict[str, Any]:

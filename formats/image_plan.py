@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nissl.formats import ome
-from nissl.formats.codec import ZstdCodec
+from nissl.formats.codec import Codec, ZstdCodec
 from nissl.formats.grid import CHUNK_EDGE, SHARD_EDGE, Index, ShardGrid, level_shapes, shard_grid
 from nissl.formats.pyramid import Reduction
 from nissl.formats.shards import ShardIdentity
@@ -23,7 +23,7 @@ class ImagePlan:
     axes: tuple[str, ...]
     dtype: np.dtype[Any]
     voxel_size_um: tuple[float, float, float]
-    codec: ZstdCodec
+    codec: Codec
     grids: tuple[ShardGrid, ...]
     """One per level."""
     reduction: Reduction = Reduction.MEAN
@@ -48,7 +48,7 @@ def plan_image(
     name: str,
     voxel_size_um: tuple[float, float, float],
     *,
-    codec: ZstdCodec | None = None,
+    codec: Codec | None = None,
     chunk_edge: int = CHUNK_EDGE,
     shard_edge: int = SHARD_EDGE,
 ) -> ImagePlan:

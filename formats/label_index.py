@@ -34,9 +34,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nissl.errors import NisslError
-from nissl.formats.codec import ZstdCodec
+from nissl.formats.codec import Codec
 from nissl.formats.grid import Box, Index, ShardGrid
-from nissl.formats.image import Level, open_image, read_document, shard_path
+from nissl.formats.image import Level, open_image, read_document
 from nissl.formats.lists import StoredList, open_list, write_list
 from nissl.formats.shards import ShardReader, sync_folder, write_json
 from nissl.formats.stream import Progress
@@ -129,7 +129,7 @@ def merge(tallies: Sequence[Tally]) -> Tally:
 
 
 def build_label_index(
-    folder: Path, *, jobs: int | None = None, progress: Progress | None = None, codec: ZstdCodec | None = None
+    folder: Path, *, jobs: int | None = None, progress: Progress | None = None, codec: Codec | None = None
 ) -> None:
     """Write the index of the labels in `folder` (`labels/<name>` of an image), in the place of an earlier one.
 
@@ -227,7 +227,7 @@ def _tallies(level: Level, pool: ThreadPoolExecutor, progress: Progress) -> Iter
             readers: dict[Index, ShardReader | None] = {}
             for shard in {grid.locate(chunk)[0] for chunk in batch}:
                 try:
-                    readers[shard] = opened.enter_context(ShardReader(shard_path(level.folder, shard), grid))
+                    readers[shard] = opened.enter_context(ShardReader(level.shard_path(shard), grid, level.codec))
                 except FileNotFoundError:  # background only
                     readers[shard] = None
             found = pool.map(lambda chunk: _tally_chunk(readers[grid.locate(chunk)[0]], level, chunk), batch)  # noqa: B023

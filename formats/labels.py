@@ -15,7 +15,7 @@ from pathlib import Path
 from nissl.errors import NisslError
 from nissl.formats import ome
 from nissl.formats.build import write_levels
-from nissl.formats.codec import ZstdCodec
+from nissl.formats.codec import Codec, ZstdCodec
 from nissl.formats.grid import (
     CHUNK_EDGE,
     SHARD_EDGE,
@@ -57,7 +57,7 @@ def plan_labels(
     voxel_size_um: tuple[float, float, float],
     *,
     image: Image | None = None,
-    codec: ZstdCodec | None = None,
+    codec: Codec | None = None,
     chunk_edge: int | None = None,
     shard_edge: int | None = None,
 ) -> ImagePlan:

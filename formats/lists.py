@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nissl.formats import ome
-from nissl.formats.codec import ZstdCodec
+from nissl.formats.codec import Codec, ZstdCodec
 from nissl.formats.grid import Box, list_grid
-from nissl.formats.image import Level, grid_of, read_document, shard_path
+from nissl.formats.image import Level, level_of, read_document, shard_path
 from nissl.formats.shards import ShardIdentity, ShardWriter, write_json
 
 CHUNK_ENTRIES = 8192
@@ -31,7 +31,7 @@ def write_list(
     axes: tuple[str, ...],
     name: str,
     *,
-    codec: ZstdCodec | None = None,
+    codec: Codec | None = None,
     chunk: int = CHUNK_ENTRIES,
     shard: int = SHARD_ENTRIES,
 ) -> None:
@@ -108,4 +108,4 @@ def open_list(folder: Path) -> StoredList:
     shape = tuple(document["shape"])
     if not shape[0]:
         return StoredList(None, shape)
-    return StoredList(Level(folder, grid_of(document), np.dtype(document["data_type"])), shape)
+    return StoredList(level_of(folder, document), shape)

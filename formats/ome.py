@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nissl.formats.codec import ZstdCodec
+from nissl.formats.codec import Codec
 from nissl.formats.grid import ShardGrid
 
 SPATIAL = ("z", "y", "x")
@@ -27,7 +27,7 @@ class Channel:
     """Intensities shown black and full."""
 
 
-def array_document(grid: ShardGrid, dtype: np.dtype[Any], codec: ZstdCodec, axes: tuple[str, ...]) -> dict[str, Any]:
+def array_document(grid: ShardGrid, dtype: np.dtype[Any], codec: Codec, axes: tuple[str, ...]) -> dict[str, Any]:
     """`zarr.json` of one level: a Zarr v3 array whose shards carry their index at the start."""
     little_endian: dict[str, Any] = {"name": "bytes"}
     if dtype.itemsize > 1:
@@ -45,7 +45,7 @@ def array_document(grid: ShardGrid, dtype: np.dtype[Any], codec: ZstdCodec, axes
                 "name": "sharding_indexed",
                 "configuration": {
                     "chunk_shape": list(grid.chunk_shape),
-                    "codecs": [little_endian, codec.zarr],
+                    "codecs": [little_endian, *codec.zarr(dtype)],
                     "index_codecs": [
                         {"name": "bytes", "configuration": {"endian": "little"}},
                         {"name": "crc32c"},

@@ -1,4 +1,4 @@
-"""Patches of many sections, as fast as the disk and zstd give them: for training and for work over whole sections.
+"""Patches of many sections, as fast as the disk and the codec give them: for training and for work over whole sections.
 
 A `PatchReader` finds each inner chunk in the shard's index, reads it with one `pread`, decodes it in place and copies
 what the patches need of it straight into the caller's buffer. It is a map-style dataset for `torch.utils.data`
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nissl.errors import NisslError
-from nissl.formats.codec import thread_buffer
+from nissl.formats.codec import Codec, thread_buffer
 from nissl.formats.grid import Box, Index, ShardGrid
 from nissl.formats.image import Image, open_image, shard_path
 from nissl.formats.patch_plan import NeededChunk, Patches, Places, Plan, grid, needed_chunks, plan_patches, random
@@ -56,6 +56,7 @@ class _Section:
     folder: Path
     """Of the level."""
     grid: ShardGrid
+    codec: Codec
 
 
 class PatchReader:
@@ -258,7 +259,7 @@ class _Process:
                 return self._shards[key]
         of = self._sections[section]
         try:
-            reader = ShardReader(shard_path(of.folder, shard), of.grid)
+            reader = ShardReader(shard_path(of.folder, shard), of.grid, of.codec)
         except FileNotFoundError:
             reader = None
         with self._lock:
@@ -293,7 +294,10 @@ def _sections_of(
                 f"{image.folder} has axes {axes}, channels {channels} and voxels of {dtype}, "
                 f"{opened[0].folder} has {kinds[0][0]}, {kinds[0][1]} and {kinds[0][2]}: read them apart"
             )
-    sections = tuple(_Section(image.folder, image.levels[level].folder, image.levels[level].grid) for image in opened)
+    levels = [image.levels[level] for image in opened]
+    sections = tuple(
+        _Section(image.folder, one.folder, one.grid, one.codec) for image, one in zip(opened, levels, strict=True)
+    )
     _, channels, dtype = kinds[0]
     return sections, dtype, channels
 

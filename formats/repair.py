@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from nissl.formats.check import Part, check_shard
 from nissl.formats.codec import HDF5_CHECKSUM_BYTES
 from nissl.formats.grid import Index, ShardGrid
 from nissl.formats.hdf5_view import Hdf5View, read_hdf5_view
+from nissl.formats.image import Level
 from nissl.formats.shard_index import empty_index, encode_index
 from nissl.formats.shards import ShardIdentity, sync_folder
 
@@ -31,15 +31,14 @@ class RepairError(NisslError):
 
 def repair_index(
     path: Path,
-    grid: ShardGrid,
+    level: Level,
     shard: Index,
-    dtype: np.dtype[Any],
     identity: ShardIdentity,
     *,
     pool: ThreadPoolExecutor | None = None,
 ) -> bool:
     """Rebuild the index of the shard at `path`; returns whether it needed that. Raises RepairError like `rebuilt`."""
-    with rebuilt(path, grid, shard, dtype, identity, pool=pool) as whole:
+    with rebuilt(path, level, shard, identity, pool=pool) as whole:
         if whole is None:
             return False
         # Renamed, never written in place: the file may be one with git-annex's object (annex.thin).
@@ -51,9 +50,8 @@ def repair_index(
 @contextlib.contextmanager
 def rebuilt(
     path: Path,
-    grid: ShardGrid,
+    level: Level,
     shard: Index,
-    dtype: np.dtype[Any],
     identity: ShardIdentity,
     *,
     pool: ThreadPoolExecutor | None = None,
@@ -64,7 +62,7 @@ def rebuilt(
     """
     if path.is_symlink():
         raise RepairError(f"{path} is a link to a locked annex file: run `git annex unlock` on it first")
-    checked = check_shard(path, grid, shard, dtype, identity, sample=None, pool=pool)
+    checked = check_shard(path, level, shard, identity, sample=None, pool=pool)
     if checked.absent:
         raise RepairError(f"{path} is not on this machine, there is nothing to repair: get it with `datalad get`")
     beyond = [finding for finding in checked.findings if finding.part is not Part.INDEX]
@@ -81,10 +79,10 @@ def rebuilt(
         shutil.copyfile(path, temporary)
         shutil.copymode(path, temporary)
         with temporary.open("r+b") as file:
-            file.write(user_block(read_hdf5_view(path), grid))
+            file.write(user_block(read_hdf5_view(path), level.grid))
             file.flush()
             os.fsync(file.fileno())
-        left = check_shard(temporary, grid, shard, dtype, identity).findings
+        left = check_shard(temporary, level, shard, identity).findings
         if left:
             raise RepairError(f"the index cannot be rebuilt: afterwards, {left[0].sentence}")
         yield temporary

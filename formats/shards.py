@@ -29,17 +29,13 @@ import h5py
 # same bytes, whatever else this process has imported.
 import hdf5plugin  # noqa: F401
 import numpy as np
-import zstandard
 from numpy.typing import DTypeLike, NDArray
 
 from nissl.errors import NisslError, NoSpaceError
 from nissl.formats.codec import (
     HDF5_CHECKSUM_BYTES,
-    HDF5_ZSTD_FILTER,
-    ZstdCodec,
-    decode,
-    decode_into,
-    decode_start_into,
+    Codec,
+    PayloadError,
     hdf5_checksum,
     thread_buffer,
     with_hdf5_checksum,
@@ -98,13 +94,14 @@ class ShardWriter:
         grid: ShardGrid,
         shard: Index,
         dtype: DTypeLike,
-        codec: ZstdCodec,
+        codec: Codec,
         identity: ShardIdentity,
         *,
         within: Path | None = None,
     ) -> None:
         self.path = path
         self._grid = grid
+        self._codec = codec
         self._box = grid.shard_box(shard)
         self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
         self._index = empty_index(grid.chunk_count)
@@ -174,7 +171,7 @@ class ShardWriter:
                 self._index[np.ravel_multi_index(chunk, per)] = (place.byte_offset, place.size - HDF5_CHECKSUM_BYTES)
             descriptor = os.open(self._temporary, os.O_RDWR)
             try:
-                _check_first_frame(descriptor, places[0].byte_offset, self.path)
+                self._check_address(descriptor, places[0])
                 os.pwrite(descriptor, encode_index(self._index), 0)
                 os.fsync(descriptor)
             finally:
@@ -182,6 +179,15 @@ class ShardWriter:
             self._temporary.rename(self.path)
             sync_folder(self.path.parent)
         return True
+
+    def _check_address(self, descriptor: int, place: h5py.h5d.StoreInfo) -> None:
+        # HDF5 before 1.14.4 reports addresses without the user block; an index of such addresses would be wrong
+        # silently.
+        if not self._codec.frames(os.pread(descriptor, place.size - HDF5_CHECKSUM_BYTES, place.byte_offset)):
+            raise DamagedShardError(
+                f"{self.path}: HDF5 {h5py.version.hdf5_version} reports wrong chunk addresses, "
+                "install h5py 3.12 or newer"
+            )
 
     def abort(self) -> None:
         """Leave nothing behind."""
@@ -209,13 +215,16 @@ class ShardWriter:
 class ShardReader:
     """Reads chunks of one shard with one `pread` each; no HDF5 or Zarr library is in the way.
 
+    codec: of the array's chunks, as its `zarr.json` says; a reader without one gives places and payloads, no voxels.
+
     Safe to share between threads. Raises AbsentShardError when the content is not on this machine, DamagedShardError
     when the index does not agree with its checksum, FileNotFoundError when no such shard was ever written.
     """
 
-    def __init__(self, path: Path, grid: ShardGrid) -> None:
+    def __init__(self, path: Path, grid: ShardGrid, codec: Codec | None = None) -> None:
         self.path = path
         self._grid = grid
+        self._codec = codec
         self._chunks_per_shard = grid.chunks_per_shard
         self._descriptor = _CLOSED
         try:
@@ -276,9 +285,9 @@ class ShardReader:
             return None
         try:
             nbytes = math.prod(self._grid.chunk_shape) * dtype.itemsize
-            voxels = np.frombuffer(decode(payload, nbytes), dtype=dtype.newbyteorder("<"))
+            voxels = np.frombuffer(self._decoder().decode(payload, nbytes), dtype=dtype.newbyteorder("<"))
             return voxels.reshape(self._grid.chunk_shape)
-        except (zstandard.ZstdError, ValueError) as error:
+        except PayloadError as error:
             raise DamagedShardError(f"{self.path} is damaged in chunk {chunk} ({error}): get it again") from None
 
     def chunk_into(self, chunk: Index, voxels: memoryview, wanted: int | None = None) -> bool:
@@ -287,7 +296,7 @@ class ShardReader:
         wanted: how many bytes from the chunk's start the caller needs; what follows them in `voxels` is undefined.
         Returns False, and leaves `voxels` as it was, where the chunk holds only fill value.
         """
-        place = self.place(chunk)
+        codec, place = self._decoder(), self.place(chunk)
         if place is None:
             return False
         offset, nbytes = place
@@ -297,15 +306,17 @@ class ShardReader:
             raise DamagedShardError(f"{self.path} is cut short: chunk {chunk} lies beyond its end, get it again")
         payload = buffer[:nbytes]
         try:
-            # Decoding a part cannot check the frame's checksum, so HDF5's, which costs a sixth of a whole decoding,
-            # stands in for it. Where it does not fit (other programs' shards have none), the frame's decides.
-            if wanted is not None and 2 * wanted <= len(voxels) and buffer[nbytes:stored] == hdf5_checksum(payload):
-                decode_start_into(payload, voxels[:wanted])
-            else:
-                decode_into(payload, voxels)
-        except zstandard.ZstdError as error:
+            # HDF5's checksum stands in for the codec's where that would take decoding all. Where it does not fit (other
+            # programs' shards have none), the codec's decides.
+            codec.decode_into(payload, voxels, wanted, lambda: buffer[nbytes:stored] == hdf5_checksum(payload))
+        except PayloadError as error:
             raise DamagedShardError(f"{self.path} is damaged in chunk {chunk} ({error}): get it again") from None
         return True
+
+    def _decoder(self) -> Codec:
+        if self._codec is None:
+            raise ValueError(f"the reader of {self.path} was not told how its chunks are encoded")
+        return self._codec
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, _CLOSED
@@ -367,25 +378,18 @@ def hdf5_shape(grid: ShardGrid, shard: Index) -> Index:
 
 
 def _create_dataset(
-    file: h5py.File, shape: Index, chunk_shape: Index, dtype: np.dtype[Any], codec: ZstdCodec
+    file: h5py.File, shape: Index, chunk_shape: Index, dtype: np.dtype[Any], codec: Codec
 ) -> h5py.Dataset:
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_chunk(chunk_shape)
-    layout.set_filter(HDF5_ZSTD_FILTER, h5py.h5z.FLAG_OPTIONAL, (codec.level,))
+    used = codec.hdf5(dtype, math.prod(chunk_shape) * dtype.itemsize)
+    layout.set_filter(used.number, h5py.h5z.FLAG_OPTIONAL, used.options)
     layout.set_fletcher32()
     layout.set_obj_track_times(False)  # the same voxels are the same bytes, and so the same annex key
     layout.set_attr_creation_order(h5py.h5p.CRT_ORDER_TRACKED)
     little_endian = h5py.h5t.py_create(dtype.newbyteorder("<"))
     space = h5py.h5s.create_simple(shape)
     return h5py.Dataset(h5py.h5d.create(file.id, DATASET.encode(), little_endian, space, layout))
-
-
-def _check_first_frame(descriptor: int, offset: int, path: Path) -> None:
-    # HDF5 before 1.14.4 reports addresses without the user block; an index of such addresses would be wrong silently.
-    if os.pread(descriptor, 4, offset) != zstandard.FRAME_HEADER:
-        raise DamagedShardError(
-            f"{path}: HDF5 {h5py.version.hdf5_version} reports wrong chunk addresses, install h5py 3.12 or newer"
-        )
 
 
 def _absent(path: Path) -> str:

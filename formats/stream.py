@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nissl.formats.attempt import Attempt
-from nissl.formats.codec import ZstdCodec, thread_buffer, with_hdf5_checksum
+from nissl.formats.codec import Codec, thread_buffer, with_hdf5_checksum
 from nissl.formats.grid import Index
 from nissl.formats.image_plan import ImagePlan
 from nissl.formats.pyramid import Cascade, Reduction
@@ -146,7 +146,7 @@ def _band(edge: int, depth: int, row_bytes: int) -> int:
 
 
 def _encode(
-    voxels: NDArray[Any], shape: tuple[int, int, int], codec: ZstdCodec, judge: bool
+    voxels: NDArray[Any], shape: tuple[int, int, int], codec: Codec, judge: bool
 ) -> tuple[bytes | None, PlaneQuality | None]:
     """One inner chunk (channels or planes, rows, columns), padded to `shape` with fill value at the array's edge.
 

@@ -402,3 +402,27 @@ def test_brain_create_on_a_full_disk_leaves_nothing(small_disk: Path) -> None:
     said = sentence_of(nissl("brain", "create", small_disk / "brain", "--subject", "01"))
     assert "no space left" in said
     assert [path.name for path in small_disk.iterdir()] == ["ballast"]
+
+
+def test_an_image_is_compressed_as_ordered_also_by_the_option_of_older_versions(
+    empty_brain: Brain, tmp_path: Path
+) -> None:
+    brain = a_copy(empty_brain, tmp_path)
+    files = a_stack(tmp_path / "tiny", planes=1, height=40, width=50)
+    command = ingest_arguments(brain.path, files)
+    assert sentence_of(nissl(*command, "--compression", "gzip:6")).startswith(
+        "nissl: there is no compression 'gzip': give one of zstd, bitshuffle-zstd, bitshuffle-lz4"
+    )
+    assert not (brain.path / "sourcedata").exists()
+    array = brain.path / "sourcedata/sample-0042/sub-01/micr/sub-01_sample-0042_BF.ome.zarr/0/zarr.json"
+    for option, inner in (
+        (("--compression", "bitshuffle-lz4"), ["bytes", "blosc", "crc32c"]),
+        (("--zstd-level", "5"), ["bytes", "zstd"]),
+    ):
+        done = nissl(*command, *option, "--replace")
+        assert done.returncode == 0, done.stderr
+        codecs = json.loads(array.read_text())["codecs"][0]["configuration"]["codecs"]
+        assert [codec["name"] for codec in codecs] == inner
+    assert codecs[1]["configuration"]["level"] == 5
+    assert nissl(*command, "--compression", "zstd:5").stdout.startswith("unchanged")
+    assert "--zstd-level" not in nissl("ingest", "--help").stdout

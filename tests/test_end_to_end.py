@@ -132,6 +132,23 @@ def test_a_stack_becomes_a_section_that_datalad_clones_and_a_browser_shows(
         assert watch(browser, url, middle.clip(0, np.percentile(middle, 99.8)), "cortex") > 0.9
 
 
+@pytest.mark.parametrize("compression", ["bitshuffle-zstd", "bitshuffle-lz4"])
+def test_a_browser_shows_what_is_compressed_with_blosc(
+    compression: str, zstack_files: list[Path], tmp_path: Path, run: Callable[..., str], browser: Browser
+) -> None:
+    meaning = ("--sample", "0042", "--stain", "cfos", "--suffix", "SPIM", "--pixel-size", "5", "1", "1")
+    run("nissl", "brain", "create", "./brain", "--subject", "01")
+    # Chunks of 128: the picture is put together of many, some of them at the image's edge.
+    edges = ("--chunk-edge", "128", "--shard-edge", "512")
+    run("nissl", "ingest", *zstack_files, "--into", "./brain", *meaning, "--compression", compression, *edges)
+    assert "nothing is damaged" in run("nissl", "check", "--full", "./brain")
+    run("nissl", "hub", "init", "./hubroot")
+    run("nissl", "hub", "add", "./hubroot", "./brain")
+    with serving(tmp_path / "hubroot", public=True) as url:
+        middle = tifffile.imread(zstack_files[15]).astype(float)
+        assert watch(browser, url, middle.clip(0, np.percentile(middle, 99.8)), compression) > 0.9
+
+
 def test_the_demo_shows_tissue_in_colour_also_behind_a_token(
     tmp_path: Path, run: Callable[..., str], browser: Browser
 ) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +18,10 @@ import tifffile
 
 from nissl.datasets import tables
 from nissl.datasets.brain import Brain
+from nissl.datasets.check import check
 from nissl.datasets.ingest import Ingested, IngestError, ingest
 from nissl.datasets.section import SectionError
+from nissl.formats.codec import BloscCodec, ZstdCodec
 from nissl.formats.grid import Box
 from nissl.formats.image import open_image
 from tests.builders import (
@@ -115,7 +120,7 @@ def test_provenance_says_from_what_by_what_and_how(full_brain: Brain, stack: lis
         for file in stack
     ]
     edges = {"chunk_edge": 512, "shard_edge": 8192}
-    assert record["settings"] == {"voxel_size_um": list(VOXEL_SIZE_UM), "skip": [], "zstd_level": 3, **edges}
+    assert record["settings"] == {"voxel_size_um": list(VOXEL_SIZE_UM), "skip": [], "compression": "zstd:3", **edges}
     assert record["command"][:2] == ["nissl", "ingest"]
     assert record["software"]["tifffile"]
 
@@ -200,6 +205,54 @@ def test_replace_with_the_same_changes_nothing(full_brain: Brain, stack: list[Pa
     before = state(brain.path)
     assert ingested(brain, stack, replace=True).status == "unchanged"
     assert state(brain.path) == before
+
+
+def rerecorded(brain: Brain, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the settings that the section's record says, as another version of Nissl would have written them."""
+    section = brain.section(a_name())
+    record = section / "provenance/sub-01_sample-0042_BF.json"
+    document = json.loads(record.read_text())
+    change(document["settings"])
+    record.write_text(json.dumps(document))
+    run(section, "git", "commit", "-qam", "Another version wrote this")
+
+
+def test_a_record_from_before_there_was_a_choice_means_zstd(
+    full_brain: Brain, stack: list[Path], tmp_path: Path
+) -> None:
+    brain = a_copy(full_brain, tmp_path)
+
+    def age(settings: dict[str, Any]) -> None:
+        del settings["compression"]
+        settings["zstd_level"] = 3
+
+    rerecorded(brain, age)
+    ingested(brain, stack)  # the brain records what was done to the section by hand
+    before = state(brain.path)
+    assert ingested(brain, stack).status == "unchanged"
+    assert state(brain.path) == before
+    with pytest.raises(IngestError, match="with compression zstd:3 instead of zstd:4: give --replace"):
+        ingest(brain, dataclasses.replace(an_order(stack), codec=ZstdCodec(4)))
+
+
+def test_an_image_in_one_compression_is_replaced_by_one_in_another_and_back(
+    full_brain: Brain, stack: list[Path], tmp_path: Path
+) -> None:
+    brain = a_copy(full_brain, tmp_path)
+    shards = sorted((brain.section(a_name()) / IMAGE).glob("*/c/0/0/0"))
+    contents = []
+    for codec in (BloscCodec("zstd", 1), ZstdCodec(3), BloscCodec("lz4", 5)):
+        order = dataclasses.replace(an_order(stack), codec=codec)
+        with pytest.raises(IngestError, match=rf"instead of {codec.name}: give --replace"):
+            ingest(brain, order)
+        assert ingest(brain, order, replace=True).status == "replaced"
+        assert ingest(brain, order).status == "unchanged"
+        assert np.array_equal(read_all(brain), voxels_of(stack))
+        assert check(brain.section(a_name()), full=True).checked.findings == ()
+        assert ("--compression" in order.command()) == (codec != ZstdCodec())
+        contents.append([shard.read_bytes() for shard in shards])
+    original = [path.read_bytes() for path in sorted((full_brain.section(a_name()) / IMAGE).glob("*/c/0/0/0"))]
+    assert contents[1] == original != contents[0] != contents[2]
 
 
 @pytest.mark.slow

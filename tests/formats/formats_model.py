@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import hdf5plugin  # noqa: F401  # registers the zstd filter with HDF5
+import hdf5plugin  # noqa: F401  # registers the zstd and blosc filters with HDF5
 import numpy as np
 import tensorstore
 import tifffile
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nissl.formats import ome
 from nissl.formats.build import build_image
-from nissl.formats.codec import ZstdCodec
+from nissl.formats.codec import BloscCodec, Codec, ZstdCodec
 from nissl.formats.grid import Box, Index, ShardGrid, level_shapes
 from nissl.formats.image import Level, open_image, shard_path
 from nissl.formats.image_plan import plan_image
@@ -24,6 +24,14 @@ from nissl.formats.shards import DATASET, ShardIdentity, ShardWriter, write_json
 from nissl.formats.stack import PlaneSource
 from nissl.formats.virtual import write_virtual
 from nissl.formats.workers import LocalCrew
+
+CODECS: dict[str, Codec] = {
+    "zstd": ZstdCodec(1),
+    "bitshuffle-zstd": BloscCodec("zstd", 1),
+    "bitshuffle-lz4": BloscCodec("lz4", 5),
+    "shuffle-zstd": BloscCodec("zstd", 3, "shuffle"),
+}
+"""Every kind of compression that a shard may have."""
 
 VOXEL_SIZE_UM = (5.0, 1.0, 1.0)
 SPATIAL = ("z", "y", "x")
@@ -59,7 +67,7 @@ def chunks_with_voxels(grid: ShardGrid, shard: Index, voxels: NDArray[Any]) -> d
     return found
 
 
-def write_array(folder: Path, grid: ShardGrid, voxels: NDArray[Any], codec: ZstdCodec | None = None) -> Level:
+def write_array(folder: Path, grid: ShardGrid, voxels: NDArray[Any], codec: Codec | None = None) -> Level:
     """A whole sharded array, written chunk by chunk through the public writer."""
     codec = codec or ZstdCodec(1)
     axes = axes_of(grid.rank)
@@ -68,7 +76,7 @@ def write_array(folder: Path, grid: ShardGrid, voxels: NDArray[Any], codec: Zstd
         with ShardWriter(shard_path(folder, shard), grid, shard, voxels.dtype, codec, an_identity(axes=axes)) as writer:
             for chunk, content in chunks_with_voxels(grid, shard, voxels).items():
                 writer.write_chunk(chunk, codec.encode(np.ascontiguousarray(content).data))
-    return Level(folder, grid, voxels.dtype)
+    return Level(folder, grid, voxels.dtype, codec)
 
 
 def write_planes(folder: Path, voxels: NDArray[Any], **options: Any) -> list[Path]:  # noqa: ANN401
@@ -87,11 +95,11 @@ def build(
     jobs: int = 1,
     chunk_edge: int = 64,
     shard_edge: int = 256,
+    codec: Codec | None = None,
 ) -> Path:
     """An image of small shards, with its virtual file beside it."""
-    plan = plan_image(
-        source, folder.name, VOXEL_SIZE_UM, codec=ZstdCodec(1), chunk_edge=chunk_edge, shard_edge=shard_edge
-    )
+    codec = codec or ZstdCodec(1)
+    plan = plan_image(source, folder.name, VOXEL_SIZE_UM, codec=codec, chunk_edge=chunk_edge, shard_edge=shard_edge)
     build_image(source, folder, plan, crew=LocalCrew(jobs))
     with open_image(folder) as image:
         write_virtual(virtual_path(folder), image)

@@ -25,7 +25,7 @@ from nissl.formats.patch_plan import GridPlan, Patches, Plan, RandomPlan, needed
 from nissl.formats.patches import PatchReader, grid, random
 from nissl.formats.shards import AbsentShardError, DamagedShardError
 from nissl.formats.tiff import open_tiff_stack
-from tests.formats.formats_model import a_picture, build, shards_of, slow_pyramid, write_planes
+from tests.formats.formats_model import CODECS, a_picture, build, shards_of, slow_pyramid, write_planes
 
 CHUNK = 64
 SHARD = 256
@@ -36,12 +36,13 @@ FIRST[:, 64:128, 64:128] = 0  # a chunk that is missing in each plane
 FIRST[:, 256:, 256:] = 0  # a shard that is not written
 SECOND = a_picture((2, 500, 130), seed=1)
 VOXELS = (FIRST, SECOND)
+PAIR = (CODECS["zstd"], CODECS["bitshuffle-zstd"])
 SHAPES = tuple(voxels.shape for voxels in VOXELS)
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two sections of different size, both of several shards."""
+    """Two sections of different size and compression, both of several shards."""
     folder = tmp_path_factory.mktemp("sections")
     return [
         build(
@@ -49,8 +50,9 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             folder / f"section{number}.ome.zarr",
             chunk_edge=CHUNK,
             shard_edge=SHARD,
+            codec=codec,
         )
-        for number, voxels in enumerate(VOXELS)
+        for number, (voxels, codec) in enumerate(zip(VOXELS, PAIR, strict=True))
     ]
 
 
@@ -444,8 +446,10 @@ def test_missing_chunks_and_shards_of_fill_value_are_zeros_also_in_a_used_buffer
         assert not buffer[1, -14:].any()
 
 
-def test_a_damaged_chunk_is_an_error_also_where_only_its_start_is_needed(sections: list[Path]) -> None:
-    with open_image(sections[0]) as image:
+@pytest.mark.parametrize("number", [0, 1], ids=["zstd", "blosc"])
+def test_a_damaged_chunk_is_an_error_also_where_only_its_start_is_needed(number: int, sections: list[Path]) -> None:
+    section = sections[number]
+    with open_image(section) as image:
         shard = image.levels[0].shard_path((0, 0, 0))
         reader_of_shard = image.levels[0]._reader((0, 0, 0))
         assert reader_of_shard is not None
@@ -459,19 +463,20 @@ def test_a_damaged_chunk_is_an_error_also_where_only_its_start_is_needed(section
         shard.write_bytes(damaged)
         for height in (1, 30, 64):
             with (
-                PatchReader(sections[0], (height, 64), grid()) as reader,
+                PatchReader(section, (height, 64), grid()) as reader,
                 pytest.raises(DamagedShardError, match=r"chunk \(0, 0, 0\)"),
             ):
                 _ = reader[0]
     shard.write_bytes(whole[: offset + nbytes - 1])
-    with PatchReader(sections[0], (8, 8), grid()) as reader, pytest.raises(DamagedShardError, match="cut short"):
+    with PatchReader(section, (8, 8), grid()) as reader, pytest.raises(DamagedShardError, match="cut short"):
         reader.read_batch(range(len(reader)))
 
 
-def test_the_start_of_a_chunk_without_hdf5_checksum_is_read_too(sections: list[Path]) -> None:
-    # As in a shard that another Zarr writer made: only the frame's own checksum is there.
-    shard = shards_of(sections[0])[0]
-    with open_image(sections[0]) as image:
+@pytest.mark.parametrize("number", [0, 1], ids=["zstd", "blosc"])
+def test_the_start_of_a_chunk_without_hdf5_checksum_is_read_too(number: int, sections: list[Path]) -> None:
+    # As in a shard that another Zarr writer made: only the codec's own checksum is there.
+    shard = shards_of(sections[number])[0]
+    with open_image(sections[number]) as image:
         opened = image.levels[0]._reader((0, 0, 0))
         assert opened is not None
         place = opened.place((0, 0, 0))
@@ -479,7 +484,7 @@ def test_the_start_of_a_chunk_without_hdf5_checksum_is_read_too(sections: list[P
     data = bytearray(shard.read_bytes())
     data[sum(place) : sum(place) + 4] = b"\0\0\0\0"
     shard.write_bytes(data)
-    assert np.array_equal(PatchReader(sections[0], (8, 64), grid())[0], FIRST[0, :8, :64])
+    assert np.array_equal(PatchReader(sections[number], (8, 64), grid())[0], VOXELS[number][0, :8, :64])
 
 
 # --- refusals ---

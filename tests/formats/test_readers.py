@@ -20,6 +20,7 @@ from nissl.formats.image import NotAnImageError, open_image
 from nissl.formats.shards import AbsentShardError, DamagedShardError, ShardReader
 from nissl.formats.tiff import open_tiff_stack
 from tests.formats.formats_model import (
+    CODECS,
     READERS,
     a_picture,
     build,
@@ -50,12 +51,12 @@ VOXELS[:, 64:128, 64:128] = 0  # a chunk that is missing in each plane
 VOXELS[:, 256:, 256:] = 0  # a shard that is not written
 
 
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["zstd", "bitshuffle-zstd"])
+def pristine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image of 2 x 2 shards of 256, of which one holds only fill value."""
     folder = tmp_path_factory.mktemp("image")
     source = open_tiff_stack(write_planes(folder / "tiff", VOXELS))
-    return build(source, folder / "section.ome.zarr", chunk_edge=CHUNK)
+    return build(source, folder / "section.ome.zarr", chunk_edge=CHUNK, codec=CODECS[request.param])
 
 
 @pytest.fixture
@@ -74,9 +75,11 @@ def test_every_reader_sees_the_same_voxels_at_every_level(reader: str, pristine:
 
 
 @every_reader
-def test_every_reader_sees_the_same_colours(reader: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", CODECS)
+def test_every_reader_sees_the_same_colours(reader: str, codec: str, tmp_path: Path) -> None:
     colours = np.moveaxis(a_picture((3, 2, 70, 90), "uint8"), 0, -1)
-    folder = build(open_tiff_stack(write_planes(tmp_path / "tiff", colours)), tmp_path / "rgb.ome.zarr", chunk_edge=32)
+    source = open_tiff_stack(write_planes(tmp_path / "tiff", colours))
+    folder = build(source, tmp_path / "rgb.ome.zarr", chunk_edge=32, codec=CODECS[codec])
     for number, expected in enumerate(slow_pyramid(np.moveaxis(colours, -1, 0), 32)):
         assert np.array_equal(READERS[reader](folder, number), expected)
 
@@ -87,13 +90,15 @@ def test_every_reader_sees_the_real_stack(reader: str, real_image: tuple[Path, N
     assert np.array_equal(READERS[reader](folder, 0), voxels)
 
 
-@pytest.fixture(scope="module")
-def real_image(zstack_files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NDArray[np.uint16]]:
+@pytest.fixture(scope="module", params=CODECS)
+def real_image(
+    request: pytest.FixtureRequest, zstack_files: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, NDArray[np.uint16]]:
     import tifffile
 
     voxels = np.stack([tifffile.imread(file) for file in zstack_files])
     folder = tmp_path_factory.mktemp("real") / "cortex.ome.zarr"
-    build(open_tiff_stack(zstack_files), folder, chunk_edge=128, shard_edge=512, jobs=2)
+    build(open_tiff_stack(zstack_files), folder, chunk_edge=128, shard_edge=512, jobs=2, codec=CODECS[request.param])
     return folder, voxels
 
 
@@ -112,8 +117,8 @@ def flip(path: Path, offset: int, bit: int = 2) -> None:
 
 @every_reader
 def test_a_flipped_bit_in_a_chunk_is_an_error(reader: str, image: Path) -> None:
-    # zarr-python, zarrs and tensorstore notice through zstd's content checksum; HDF5 through its Fletcher-32, because
-    # hdf5plugin's zstd filter does not look at the result of decompressing.
+    # zarr-python, zarrs and tensorstore notice through zstd's content checksum or the crc32c behind a blosc frame; HDF5
+    # through its Fletcher-32, because hdf5plugin's zstd filter does not look at the result of decompressing.
     shard = shards_of(image)[0]
     offset, nbytes = first_chunk_of(shard, image)
     for place in (offset + 20, offset + nbytes // 2, offset + nbytes - 1):

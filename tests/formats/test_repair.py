@@ -33,14 +33,14 @@ def image(pristine: Path, tmp_path: Path) -> Path:
 def repaired(folder: Path) -> bool:
     with open_image(folder) as image:
         level = image.levels[0]
-        return repair_index(level.shard_path((0, 0, 0)), level.grid, (0, 0, 0), level.dtype, identity_of(image, 0))
+        return repair_index(level.shard_path((0, 0, 0)), level, (0, 0, 0), identity_of(image, 0))
 
 
 def findings(folder: Path) -> int:
     with open_image(folder) as image:
         level = image.levels[0]
         path, identity = level.shard_path((0, 0, 0)), identity_of(image, 0)
-        return len(check_shard(path, level.grid, (0, 0, 0), level.dtype, identity, sample=None).findings)
+        return len(check_shard(path, level, (0, 0, 0), identity, sample=None).findings)
 
 
 def overwrite(start: int, content: bytes) -> Callable[[Path], None]:

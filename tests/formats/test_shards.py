@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nissl.errors import NoSpaceError
-from nissl.formats.codec import ZstdCodec
+from nissl.formats.codec import BloscCodec, Codec, ZstdCodec
 from nissl.formats.grid import Box, Index, ShardGrid
 from nissl.formats.shards import (
     DATASET,
@@ -30,15 +32,27 @@ from nissl.formats.shards import (
     hdf5_shape,
     write_json,
 )
-from tests.formats.formats_model import a_picture, an_identity, axes_of, chunks_with_voxels, read_whole, write_array
+from tests.formats.formats_model import (
+    CODECS,
+    READERS,
+    a_picture,
+    an_identity,
+    axes_of,
+    chunks_with_voxels,
+    read_whole,
+    write_array,
+)
 
 GRID = ShardGrid((3, 40, 50), (3, 32, 32), (1, 16, 16))
 VOXELS = a_picture(GRID.array_shape)
 FIRST: Index = (0, 0, 0)
 
 
-def a_shard(folder: Path, voxels: NDArray[Any] = VOXELS, shard: Index = FIRST) -> Path:
-    write_array(folder, GRID, voxels).close()
+every_codec = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+
+
+def a_shard(folder: Path, voxels: NDArray[Any] = VOXELS, shard: Index = FIRST, codec: Codec | None = None) -> Path:
+    write_array(folder, GRID, voxels, codec).close()
     return folder.joinpath("c", *map(str, shard))
 
 
@@ -69,15 +83,16 @@ def sparse_arrays(draw: st.DrawFn) -> tuple[ShardGrid, NDArray[Any]]:
     return grid, voxels
 
 
-@given(sparse_arrays())
-@settings(max_examples=40)
-def test_zarr_hdf5_and_our_reader_see_the_same_voxels(array: tuple[ShardGrid, NDArray[Any]]) -> None:
+@given(sparse_arrays(), st.sampled_from(list(CODECS.values())))
+@settings(max_examples=80)
+def test_every_reader_sees_the_same_voxels(array: tuple[ShardGrid, NDArray[Any]], codec: Codec) -> None:
     grid, voxels = array
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        level = write_array(folder, grid, voxels)
+        level = write_array(folder / "0", grid, voxels, codec)
         assert np.array_equal(read_whole(level), voxels)
-        assert np.array_equal(np.asarray(zarr.open_array(folder, mode="r")[...]), voxels)
+        for reader in ("zarr-python", "zarrs", "tensorstore"):
+            assert np.array_equal(READERS[reader](folder, 0), voxels)
         for shard in grid.shards():
             part = voxels[grid.shard_box(shard).slices]
             path = level.shard_path(shard)
@@ -90,7 +105,7 @@ def test_a_chunk_of_fill_value_is_missing_in_both_views(tmp_path: Path) -> None:
     voxels = VOXELS.copy()
     voxels[1, :16, 16:32] = 0
     path = a_shard(tmp_path, voxels)
-    with ShardReader(path, GRID) as reader:
+    with ShardReader(path, GRID, ZstdCodec()) as reader:
         assert reader.place((1, 0, 1)) is None
         assert reader.chunk((1, 0, 1), voxels.dtype) is None
         assert reader.place((1, 0, 0)) is not None
@@ -109,12 +124,62 @@ def test_hdf5_fills_a_missing_chunk_with_zeros_whatever_the_buffer_held(tmp_path
 
 def test_both_views_name_the_same_bytes_of_the_file(tmp_path: Path) -> None:
     path = a_shard(tmp_path)
-    with ShardReader(path, GRID) as reader, h5py.File(path) as file:
+    with ShardReader(path, GRID, ZstdCodec()) as reader, h5py.File(path) as file:
         for chunk in GRID.chunks_of(FIRST):
             origin = tuple(i * c for i, c in zip(chunk, GRID.chunk_shape, strict=True))
             stored = file[DATASET].id.get_chunk_info_by_coord(origin)
             # HDF5's chunk ends in its own checksum, which the Zarr index leaves out.
             assert reader.place(chunk) == (stored.byte_offset, stored.size - 4)
+
+
+@every_codec
+def test_hdf5_is_told_what_its_own_filters_would_say(codec: Codec, tmp_path: Path) -> None:
+    """The values that hdf5plugin's filters set, so that HDF5 could write such a dataset itself, and reads it back."""
+    with h5py.File(a_shard(tmp_path, codec=codec)) as file, h5py.File(tmp_path / "own.h5", "w") as other:
+        used = file[DATASET]._filters
+        number, options = next((int(key), value) for key, value in used.items() if key.isdigit())
+        given = options if number == 32015 else (0, 0, 0, 0, *options[4:])
+        own = other.create_dataset(
+            "own", data=file[DATASET][...], chunks=GRID.chunk_shape, compression=number, compression_opts=given
+        )
+        assert own._filters[str(number)] == options
+        assert np.array_equal(own[...], file[DATASET][...])
+
+
+@every_codec
+def test_a_shard_is_the_same_bytes_in_a_process_that_imports_nothing_else(codec: Codec, tmp_path: Path) -> None:
+    np.save(tmp_path / "chunk.npy", VOXELS[:1, :16, :16])
+    script = f"""
+import numpy as np
+from pathlib import Path
+from nissl.formats.codec import parse_codec
+from nissl.formats.grid import ShardGrid
+from nissl.formats.shards import ShardIdentity, ShardWriter
+grid = ShardGrid({GRID.array_shape}, {GRID.shard_shape}, {GRID.chunk_shape})
+codec = parse_codec({codec.name!r})
+identity = ShardIdentity("sub-01_BF.ome.zarr/0", 0, ("z", "y", "x"), (5.0, 1.0, 1.0))
+with ShardWriter(Path("there"), grid, (0, 0, 0), np.dtype("u2"), codec, identity) as writer:
+    writer.write_chunk((0, 0, 0), codec.encode(np.load("chunk.npy").data))
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    with ShardWriter(tmp_path / "here", GRID, FIRST, "u2", codec, an_identity()) as writer:
+        writer.write_chunk(FIRST, codec.encode(np.ascontiguousarray(VOXELS[:1, :16, :16]).data))
+    assert (tmp_path / "here").read_bytes() == (tmp_path / "there").read_bytes()
+
+
+def test_a_reader_that_was_not_told_the_codec_gives_payloads_and_no_voxels(tmp_path: Path) -> None:
+    with ShardReader(a_shard(tmp_path), GRID) as reader:
+        assert reader.payload(FIRST) == ZstdCodec(1).encode(np.ascontiguousarray(VOXELS[:1, :16, :16]).data)
+        with pytest.raises(ValueError, match="was not told how its chunks are encoded"):
+            reader.chunk(FIRST, VOXELS.dtype)
+
+
+def test_chunks_of_another_codec_are_errors(tmp_path: Path) -> None:
+    codecs: tuple[Codec, Codec] = (ZstdCodec(), BloscCodec())
+    for written, read in itertools.permutations(codecs, 2):
+        path = a_shard(tmp_path / written.name, codec=written)
+        with ShardReader(path, GRID, read) as reader, pytest.raises(DamagedShardError):
+            reader.chunk(FIRST, VOXELS.dtype)
 
 
 def test_an_empty_shard_is_not_written(tmp_path: Path) -> None:
@@ -195,8 +260,9 @@ def test_a_shard_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_every_flipped_bit_of_a_chunk_is_an_error_in_our_reader_and_in_hdf5(tmp_path: Path) -> None:
-    path = a_shard(tmp_path)
+@every_codec
+def test_every_flipped_bit_of_a_chunk_is_an_error_in_our_reader_and_in_hdf5(codec: Codec, tmp_path: Path) -> None:
+    path = a_shard(tmp_path, codec=codec)
     with ShardReader(path, GRID) as reader:
         place = reader.place((0, 0, 0))
     assert place is not None
@@ -206,7 +272,10 @@ def test_every_flipped_bit_of_a_chunk_is_an_error_in_our_reader_and_in_hdf5(tmp_
         damaged = bytearray(whole)
         damaged[offset + bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
-        with ShardReader(path, GRID) as reader, pytest.raises(DamagedShardError, match=r"damaged in chunk \(0, 0, 0\)"):
+        with (
+            ShardReader(path, GRID, codec) as reader,
+            pytest.raises(DamagedShardError, match=r"damaged in chunk \(0, 0, 0\)"),
+        ):
             reader.chunk((0, 0, 0), VOXELS.dtype)
         with h5py.File(path) as file, pytest.raises(OSError, match="filter returned failure"):
             file[DATASET][0, :16, :16]
@@ -218,11 +287,11 @@ def test_a_flipped_bit_in_the_index_is_an_error_that_names_the_file(tmp_path: Pa
     damaged[3] ^= 16
     path.write_bytes(damaged)
     with pytest.raises(DamagedShardError, match=r"c/0/0/0 is damaged \(the index does not agree with its checksum\)"):
-        ShardReader(path, GRID)
+        ShardReader(path, GRID, ZstdCodec())
 
 
 def read_every_chunk(path: Path) -> None:
-    with ShardReader(path, GRID) as reader:
+    with ShardReader(path, GRID, ZstdCodec()) as reader:
         for chunk in GRID.chunks_of(FIRST):
             reader.chunk(chunk, VOXELS.dtype)
 
@@ -230,7 +299,7 @@ def read_every_chunk(path: Path) -> None:
 @pytest.mark.parametrize("left", [0, 3, 100, 600, -1])
 def test_a_shard_cut_short_is_an_error(tmp_path: Path, left: int) -> None:
     path = a_shard(tmp_path)
-    with ShardReader(path, GRID) as reader:
+    with ShardReader(path, GRID, ZstdCodec()) as reader:
         end = max(sum(place) for chunk in GRID.chunks_of(FIRST) if (place := reader.place(chunk)))
     os.truncate(path, end - 1 if left == -1 else left)
     with pytest.raises(DamagedShardError):
@@ -248,7 +317,7 @@ def test_a_chunk_that_does_not_fill_its_shape_is_an_error(tmp_path: Path) -> Non
     path = tmp_path / "0"
     with ShardWriter(path, GRID, FIRST, "u2", ZstdCodec(), an_identity()) as writer:
         writer.write_chunk(FIRST, ZstdCodec().encode(b"too short"))
-    with ShardReader(path, GRID) as reader, pytest.raises(DamagedShardError, match=r"chunk \(0, 0, 0\)"):
+    with ShardReader(path, GRID, ZstdCodec()) as reader, pytest.raises(DamagedShardError, match=r"chunk \(0, 0, 0\)"):
         reader.chunk(FIRST, np.dtype("u2"))
 
 
@@ -256,7 +325,7 @@ def test_an_unlocked_annex_pointer_is_an_absent_shard(tmp_path: Path) -> None:
     path = a_shard(tmp_path)
     path.write_text("/annex/objects/SHA256E-s123456--0123456789abcdef\n")
     with pytest.raises(AbsentShardError, match=r"c/0/0/0 is not on this machine: .* `datalad get 0`"):
-        ShardReader(path, GRID)
+        ShardReader(path, GRID, ZstdCodec())
 
 
 def test_a_dangling_annex_link_is_an_absent_shard(tmp_path: Path) -> None:
@@ -264,7 +333,7 @@ def test_a_dangling_annex_link_is_an_absent_shard(tmp_path: Path) -> None:
     path.unlink()
     path.symlink_to("../../.git/annex/objects/aa/bb/SHA256E-s1--0/SHA256E-s1--0")
     with pytest.raises(AbsentShardError, match="is not on this machine"):
-        ShardReader(path, GRID)
+        ShardReader(path, GRID, ZstdCodec())
 
 
 def test_a_shard_that_was_never_written_is_no_file_at_all(tmp_path: Path) -> None:
@@ -282,7 +351,7 @@ def test_shards_refused_by_the_reader_leave_no_file_open(tmp_path: Path) -> None
     before = open_files()
     for _ in range(10):
         with pytest.raises(DamagedShardError):
-            ShardReader(path, GRID)
+            ShardReader(path, GRID, ZstdCodec())
     assert open_files() == before
 
 
