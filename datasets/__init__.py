@@ -1,6 +1,7 @@
 """A section, and a brain of sections, as DataLad datasets that plain `datalad`, `git` and `git annex` understand.
 
     git          the one way to run git and git-annex
+    annex_keys   what a key of git-annex says: size and checksum
     names        what things are called: samples, sections, images, their paths (pure)
     bids         the documents and tables that make the tree a BIDS dataset (pure)
     tables       tab-separated tables, one row per key (pure)

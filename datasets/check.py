@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import hashlib
 import json
 import math
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nissl.datasets import bids, tables
+from nissl.datasets.annex_keys import key_checksum
 from nissl.datasets.brain import open_brain
 from nissl.datasets.git import GitError, annex, annex_records, git
 from nissl.datasets.names import SECTIONS, ImageName, NameFormError
@@ -37,7 +37,6 @@ Progress = Callable[[str, int, int], None]
 
 _SHARDS = ":(glob)**/*.ome.zarr/**/c/**"
 _NOT_SHARDS = ":(exclude,glob)**/*.ome.zarr/**/c/**"
-_HASHES = {"SHA256": "sha256", "SHA512": "sha512", "SHA1": "sha1", "MD5": "md5", "SHA384": "sha384", "SHA224": "sha224"}
 _BLOCK = 1 << 20
 
 
@@ -331,15 +330,13 @@ def _content_problem(content: Path, file: AnnexedFile, full: bool = True) -> str
     size = content.stat().st_size
     if file.nbytes is not None and size != file.nbytes:
         return f"has {size} bytes, but the annex recorded {file.nbytes}"
-    backend, _, rest = file.key.partition("-")
-    algorithm = _HASHES.get(backend.removesuffix("E"))
-    if not full or algorithm is None:
+    checksum = key_checksum(file.key) if full else None
+    if checksum is None:
         return None
-    digest = hashlib.new(algorithm)
+    digest, recorded = checksum
     with content.open("rb") as opened:
         while block := opened.read(_BLOCK):
             digest.update(block)
-    recorded = rest.partition("--")[2].partition(".")[0]
     return None if digest.hexdigest() == recorded else f"contradicts the checksum in its key ({file.key})"
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nissl.datasets import bids
+from nissl.datasets.annex_keys import key_of_link, key_of_pointer, key_size
 from nissl.datasets.brain import new_dataset
 from nissl.datasets.git import annex, annex_records, git, remove_stale_locks
 from nissl.datasets.locks import exclusive
@@ -168,7 +167,7 @@ def put_image(
 def commit(section: Path, message: str, added: Added = lambda _: None) -> None:
     """Commit all that has changed in the section, shards to the annex."""
     for entry in annex_records(section, "add", ".", "--jobs=cpus"):
-        added(int(entry["key"].split("-s")[1].split("-")[0]) if entry.get("key") else 0)
+        added(key_size(entry.get("key") or "") or 0)
     # Only a filter that is required is given the file to read; for any other git maps whole shards into its memory.
     git(section, "-c", "filter.annex.required=true", "commit", "-q", "-F", "-", text=message)
 
@@ -212,20 +211,15 @@ def image_bytes(section: Path, image: ImageName) -> int:
     return sum(_size(path) for path in (section / image.image).rglob("*") if path.is_file() or path.is_symlink())
 
 
-_ANNEX_POINTER = re.compile(rb".*/?annex/objects/.*?-s(\d+)[^/]*--[^/]+\n?")
-"""What lies in the place of content that is elsewhere names its key, and the key the size
-(https://git-annex.branchable.com/internals/pointer_file/, .../internals/key_format/)."""
-
-
 def _size(path: Path) -> int:
     """The file's size, or that of the content that it stands for."""
     if path.is_symlink():
-        said = os.fsencode(path.readlink())
+        key = key_of_link(str(path.readlink()))
     else:
         with path.open("rb") as file:
-            said = file.read(1000)
-    pointer = _ANNEX_POINTER.fullmatch(said)
-    return int(pointer[1]) if pointer else path.stat().st_size
+            key = key_of_pointer(file.read(1000))
+    size = key_size(key) if key else None
+    return path.stat().st_size if size is None else size
 
 
 def _lock(section: Path) -> Path:

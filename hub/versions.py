@@ -14,15 +14,13 @@ from pathlib import Path
 
 import pygit2
 
+from nissl.datasets.annex_keys import LONGEST_POINTER, is_key, key_of_link, key_of_pointer, key_size
 from nissl.hub.address import Address, AddressError, UnknownError
 from nissl.hub.dates import commit_at, parse_dated
 from nissl.hub.root import HubRoot
 
 _FULL = re.compile(r"[0-9a-f]{40}")
 _SHORT = re.compile(r"[0-9a-f]{7,39}")
-_KEY = re.compile(r"[A-Z0-9_]+(-[a-zA-Z][0-9]+)*--[^/\0\n]+")
-_POINTER = re.compile(rb"/annex/objects/([^\n/]+)\n?")
-_LONGEST_POINTER = 32 * 1024  # git-annex's own limit
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,7 @@ class Annexed:
     @property
     def size(self) -> int | None:
         """Bytes, as the key says."""
-        found = re.match(r"[A-Z0-9_]+-(?:[a-zA-Z][0-9]+-)*?s([0-9]+)-", self.key)
-        return int(found.group(1)) if found else None
+        return key_size(self.key)
 
 
 def absent(path: str, content: Annexed) -> str:
@@ -215,7 +212,7 @@ def annex_uuid(hub: HubRoot, dataset: str) -> str | None:
 
 def object_path(repository: Path, key: str) -> Path | None:
     """The annexed object of `key` in a bare repository, None where it is not there. Raises AddressError for no key."""
-    if not _KEY.fullmatch(key):
+    if not is_key(key):
         raise AddressError(f"{key!r} is not an annex key")
     # Bare repositories hash keys into folders with lower-case md5, whatever the file system.
     digest = hashlib.md5(key.encode(), usedforsecurity=False).hexdigest()
@@ -262,15 +259,11 @@ def _content(hub: HubRoot, address: Address, here: pygit2.Object, mode: pygit2.e
 
 def _annex_key(blob: pygit2.Blob, mode: pygit2.enums.FileMode) -> str | None:
     """The key that a pointer file (unlocked) or a link into the annex (locked) names."""
-    if blob.size > _LONGEST_POINTER:
+    if blob.size > LONGEST_POINTER:
         return None
     if mode == pygit2.enums.FileMode.LINK:
-        target = blob.data.decode(errors="surrogateescape").split("/")
-        key = target[-1] if "annex" in target[:-1] and "objects" in target[:-1] else None
-    else:
-        found = _POINTER.match(blob.data)
-        key = found.group(1).decode(errors="surrogateescape") if found else None
-    return key if key is not None and _KEY.fullmatch(key) else None
+        return key_of_link(blob.data.decode(errors="surrogateescape"))
+    return key_of_pointer(blob.data)
 
 
 def _kind(entry: pygit2.Object) -> str:

@@ -22,6 +22,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from nissl.datasets.brain import create_brain
 from nissl.datasets.ingest import Order, ingest
+from nissl.formats.workers import LocalCrew
 from nissl.hub.intake import add_dataset
 from nissl.hub.root import create_hub
 from tests.hub.client import ask
@@ -58,7 +59,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VersionedHub]:
     tifffile.imwrite(folder / "z0.tif", voxels[0])
     brain = create_brain(folder / "brain", "01")
     order = Order((folder / "z0.tif",), IMAGE, (3.0, 0.5, 0.5), chunk_edge=EDGE, shard_edge=EDGE)
-    ingest(brain, order, jobs=1)
+    ingest(brain, order, crew=LocalCrew(1))
     root = create_hub(folder / "hub", "Madrid")
     add_dataset(root, brain.path)
     with serving(root.path, public=True) as url:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nissl.datasets.brain import create_brain
 from nissl.datasets.ingest import Order, ingest
 from nissl.datasets.labelling import LabelOrder, add_labels
+from nissl.formats.workers import LocalCrew
 from nissl.hub.intake import add_dataset
 from nissl.hub.root import create_hub
 from nissl.hub.versions import object_path
@@ -90,9 +91,9 @@ def a_versioned_hub(folder: Path, *, public: bool) -> Iterator[VersionedHub]:
     for name, voxels in (("before", before), ("after", after)):
         files = _planes(folder / name, voxels)
         order = Order(tuple(files), IMAGE, (3.0, 0.5, 0.5), chunk_edge=CHUNK, shard_edge=SHARD)
-        ingest(brain, order, replace=name == "after", jobs=1)
+        ingest(brain, order, replace=name == "after", crew=LocalCrew(1))
         commits.append(_head(section))
-    add_labels(section, LabelOrder((str(folder / "labels.npy"),), IMAGE, "cells"), jobs=1)
+    add_labels(section, LabelOrder((str(folder / "labels.npy"),), IMAGE, "cells"), crew=LocalCrew(1))
     root = create_hub(folder / "hub", "Madrid")
     add_dataset(root, brain.path)
     with serving(root.path, public=public) as url:
