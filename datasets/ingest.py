@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from nissl.datasets.sources import SourceFile, changes, checksum, stamp, total_b
 from nissl.datasets.unfinished import discard, unfinished
 from nissl.errors import NisslError, NoSpaceError
 from nissl.formats.build import BUILDER_VERSION, build_image
-from nissl.formats.codec import Codec, ZstdCodec
+from nissl.formats.codec import IMAGE_CODEC, Codec
 from nissl.formats.contact_sheet import contact_sheet, overview
 from nissl.formats.grid import CHUNK_EDGE, SHARD_EDGE
 from nissl.formats.image import open_image
@@ -72,7 +72,7 @@ class Order:
     """(z, y, x)"""
     skip: frozenset[int] = frozenset()
     """Plane numbers, from 1, to leave out."""
-    codec: Codec = field(default_factory=ZstdCodec)
+    codec: Codec = IMAGE_CODEC
     chunk_edge: int = CHUNK_EDGE
     shard_edge: int = SHARD_EDGE
     """Edges of inner chunks and of shards in y and x, in voxels."""
@@ -96,8 +96,7 @@ class Order:
         options += ["--pixel-size", *map(_length, self.voxel_size_um)]
         for plane in sorted(self.skip):
             options += ["--skip", str(plane)]
-        if self.codec != ZstdCodec():
-            options += ["--compression", self.codec.name]
+        options += ["--compression", self.codec.name]
         if (self.chunk_edge, self.shard_edge) != (CHUNK_EDGE, SHARD_EDGE):
             options += ["--chunk-edge", str(self.chunk_edge), "--shard-edge", str(self.shard_edge)]
         return ("nissl", "ingest", *(str(file.absolute()) for file in self.files), *options)

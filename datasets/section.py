@@ -166,7 +166,8 @@ def put_image(
 
 def commit(section: Path, message: str, added: Added = lambda _: None) -> None:
     """Commit all that has changed in the section, shards to the annex."""
-    for entry in annex_records(section, "add", ".", "--jobs=cpus"):
+    # Without --jobs: with it git-annex hangs for ever, and our lock with it, once who reads its records has been killed.
+    for entry in annex_records(section, "add", "."):
         added(key_size(entry.get("key") or "") or 0)
     # Only a filter that is required is given the file to read; for any other git maps whole shards into its memory.
     git(section, "-c", "filter.annex.required=true", "commit", "-q", "-F", "-", text=message)

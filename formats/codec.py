@@ -283,6 +283,11 @@ def _crc32c(frame: ReadableBuffer) -> bytes:
     return checksum.to_bytes(_CRC32C_BYTES, "little")
 
 
+IMAGE_CODEC: Codec = BloscCodec("zstd", 1)
+"""For images, unless told otherwise: on tissue of 8 and of 16 bits it was smaller than zstd 3 or as small, and encoded
+in a fifth to two thirds of the time."""
+
+
 _KINDS: dict[str, tuple[Callable[[int], Codec], range, int]] = {
     "zstd": (ZstdCodec, range(1, 23), 3),
     "bitshuffle-zstd": (lambda level: BloscCodec("zstd", level), range(1, 10), 1),

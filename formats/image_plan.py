@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nissl.formats import ome
-from nissl.formats.codec import Codec, ZstdCodec
+from nissl.formats.codec import IMAGE_CODEC, Codec
 from nissl.formats.grid import CHUNK_EDGE, SHARD_EDGE, Index, ShardGrid, level_shapes, shard_grid
 from nissl.formats.pyramid import Reduction
 from nissl.formats.shards import ShardIdentity
@@ -63,4 +63,4 @@ def plan_image(
         shard_grid(level, chunk_edge=chunk_edge, shard_edge=shard_edge)
         for level in level_shapes(shape, smallest=chunk_edge)
     )
-    return ImagePlan(name, axes, np.dtype(source.dtype), voxel_size_um, codec or ZstdCodec(), grids)
+    return ImagePlan(name, axes, np.dtype(source.dtype), voxel_size_um, codec or IMAGE_CODEC, grids)

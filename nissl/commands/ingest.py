@@ -64,10 +64,10 @@ def ingest(
     compression: Annotated[
         str,
         typer.Option(
-            help="zstd, bitshuffle-zstd or bitshuffle-lz4, and a level after a colon: 1 is fast, 9 (of zstd alone 22) "
-            "small. Bitshuffle makes 16-bit images smaller, and faster to write and to read."
+            help="bitshuffle-zstd, bitshuffle-lz4 (faster, larger) or zstd alone (for readers without blosc), "
+            "and a level after a colon: 1 is fast, 9 (of zstd alone 22) small."
         ),
-    ] = "zstd:3",
+    ] = "bitshuffle-zstd:1",
     zstd_level: Annotated[int | None, typer.Option(hidden=True, min=1, max=22)] = None,  # in records of older versions
     chunk_edge: Annotated[int, typer.Option(help="Edge of an inner chunk, what a viewer fetches, in voxels.")] = 512,
     shard_edge: Annotated[int, typer.Option(help="Edge of a shard, which is one file, in voxels.")] = 8192,
