@@ -80,10 +80,13 @@ def _tidy(section: Path) -> None:
             take_back(section / path, Path(origin))
         for path in begun["paths"]:
             _forget(section, path)
-            if git(section, "ls-tree", "HEAD", "--", path):
-                git(section, "checkout", "-q", "HEAD", "--", path)
+        # Before the old files are there again: git-annex takes one for the orphan, and empties it, where both have the
+        # same size and were written within seconds.
         if orphans:
             annex(section, "dropkey", "--force", "--batch", text="".join(f"{key}\n" for key in sorted(orphans)))
+        for path in begun["paths"]:
+            if git(section, "ls-tree", "HEAD", "--", path):
+                git(section, "checkout", "-q", "HEAD", "--", path)
     marker.unlink()
 
 
@@ -166,7 +169,7 @@ def put_image(
 
 def commit(section: Path, message: str, added: Added = lambda _: None) -> None:
     """Commit all that has changed in the section, shards to the annex."""
-    # Without --jobs: with it git-annex hangs for ever, and our lock with it, once who reads its records has been killed.
+    # Without --jobs: with it git-annex hangs for ever, our lock in its hands, when who reads its records is killed.
     for entry in annex_records(section, "add", "."):
         added(key_size(entry.get("key") or "") or 0)
     # Only a filter that is required is given the file to read; for any other git maps whole shards into its memory.
