@@ -89,6 +89,7 @@ def test_a_folder_becomes_its_sections_and_the_same_command_again_changes_nothin
     assert state(brain.path) == before
 
 
+@pytest.mark.slow
 def test_sections_that_fail_do_not_stop_the_others_and_are_tried_again(empty_brain: Brain, tmp_path: Path) -> None:
     brain = a_copy(empty_brain, tmp_path)
     scans = tmp_path / "scans"

@@ -33,6 +33,8 @@ from tests.builders import (
 from tests.dask_cluster import DaskCluster, dask_cluster
 from tests.slurm import Slurm, missing_programs, running_slurm
 
+pytestmark = pytest.mark.slow  # clusters are started and killed
+
 SMALL = ("--chunk-edge", "128", "--shard-edge", "256")
 """3 x 3 regions of the stack."""
 
@@ -146,7 +148,6 @@ def files_below(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.slow
 def test_after_the_command_was_killed_the_same_command_completes_on_the_same_cluster(
     empty_brain: Brain, tall_stack: list[Path], cluster: DaskCluster, tmp_path: Path
 ) -> None:
@@ -163,7 +164,6 @@ def test_after_the_command_was_killed_the_same_command_completes_on_the_same_clu
     assert not leftovers(brain.path)
 
 
-@pytest.mark.slow
 def test_a_scheduler_that_dies_is_one_sentence_and_the_same_command_completes_on_another(
     empty_brain: Brain, tall_stack: list[Path], tmp_path: Path
 ) -> None:
@@ -248,7 +248,6 @@ def submitted(slurm: Slurm, folder: Path, name: str, variables: dict[str, str]) 
     return slurm.sbatch(script, f"--export={exported}")
 
 
-@pytest.mark.slow
 def test_the_scripts_of_the_documentation_ingest_a_stack_in_slurm_jobs(
     slurm: Slurm, empty_brain: Brain, home_brain: Brain, stack: list[Path], tmp_path: Path
 ) -> None:
@@ -264,7 +263,6 @@ def test_the_scripts_of_the_documentation_ingest_a_stack_in_slurm_jobs(
     assert sum(worker["regions"] for worker in crew["workers"]) == 3
 
 
-@pytest.mark.slow
 def test_a_worker_job_that_is_cancelled_in_the_middle_harms_nothing(
     slurm: Slurm, empty_brain: Brain, tall_stack: list[Path], tmp_path: Path
 ) -> None:

@@ -136,6 +136,7 @@ def test_absent_voxels_are_an_error_and_never_zeros(bare_clone: Brain, read: Cal
         assert "datalad get" in str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_real_stack_is_read_back_alike_also_as_hdf5_in_a_clone(zstack_files: list[Path], tmp_path: Path) -> None:
     brain = create_brain(tmp_path / "brain", "01")
     order = Order(tuple(zstack_files), ImageName("01", "0042", None, "SPIM"), (5.0, 1.0, 1.0))

@@ -195,6 +195,7 @@ def site(
     return Site(a_copy(empty_brain if request.param == "new section" else full_brain, tmp_path), planes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whom", ["all", pytest.param("nissl alone", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "moment", ["regions", "annex", *(pytest.param(name, marks=pytest.mark.slow) for name in ("join", "reduce"))]
@@ -335,6 +336,7 @@ def test_ctrl_c_says_what_is_kept_and_check_finds_it(empty_brain: Brain, planes:
     assert not leftovers(brain.path)
 
 
+@pytest.mark.slow
 def test_another_order_for_the_image_takes_nothing_over(empty_brain: Brain, planes: list[Path], tmp_path: Path) -> None:
     brain = a_copy(empty_brain, tmp_path)
     interrupted(brain, planes)

@@ -26,6 +26,8 @@ from tests.dask_cluster import DaskCluster, dask_cluster
 from tests.formats.formats_model import VOXEL_SIZE_UM, a_picture, write_planes
 from tests.formats.slow_source import SlowSource
 
+pytestmark = pytest.mark.slow  # clusters are started and killed
+
 SHAPE = (6, 300, 310)
 VOXELS = SHAPE[0] * SHAPE[1] * SHAPE[2]
 REGIONS = 9
@@ -123,7 +125,6 @@ def test_progress_is_finer_than_regions(cluster: DaskCluster, source: TiffStack,
     assert sum(crew.places.values()) == 1 < len(steps)
 
 
-@pytest.mark.slow
 def test_each_thread_of_a_worker_writes_a_region_and_the_bytes_are_the_same(
     source: TiffStack, at_home: tuple[Path, list[PlaneQuality]], tmp_path: Path
 ) -> None:
@@ -143,7 +144,6 @@ def test_each_thread_of_a_worker_writes_a_region_and_the_bytes_are_the_same(
     assert files_of(folder) == files_of(at_home[0])
 
 
-@pytest.mark.slow
 def test_the_regions_of_a_killed_worker_are_written_by_another(
     source: TiffStack, at_home: tuple[Path, list[PlaneQuality]], tmp_path: Path
 ) -> None:
@@ -164,7 +164,6 @@ def test_the_regions_of_a_killed_worker_are_written_by_another(
     assert [path.name for path in folder.parent.iterdir()] == [NAME]
 
 
-@pytest.mark.slow
 def test_a_worker_that_comes_later_helps(
     source: TiffStack, at_home: tuple[Path, list[PlaneQuality]], tmp_path: Path
 ) -> None:
@@ -182,7 +181,6 @@ def test_a_worker_that_comes_later_helps(
     assert files_of(tmp_path / "here" / NAME) == files_of(at_home[0])
 
 
-@pytest.mark.slow
 def test_a_region_that_kills_its_workers_is_named_and_ends_it(source: TiffStack, tmp_path: Path) -> None:
     folder = tmp_path / "here" / NAME
     with dask_cluster(tmp_path / "dask", allowed_failures=0) as own, dask_crew(own.address) as crew:
@@ -191,7 +189,6 @@ def test_a_region_that_kills_its_workers_is_named_and_ends_it(source: TiffStack,
         assert_quiet(folder)
 
 
-@pytest.mark.slow
 def test_when_all_workers_are_gone_for_long_it_ends(source: TiffStack, tmp_path: Path) -> None:
     folder = tmp_path / "here" / NAME
     with dask_cluster(tmp_path / "dask", workers=1) as own, dask_crew(own.address, wait_s=3) as crew:
@@ -200,7 +197,6 @@ def test_when_all_workers_are_gone_for_long_it_ends(source: TiffStack, tmp_path:
         assert_quiet(folder)
 
 
-@pytest.mark.slow
 def test_when_the_scheduler_dies_it_ends_with_what_was_finished(
     source: TiffStack, at_home: tuple[Path, list[PlaneQuality]], tmp_path: Path
 ) -> None:
@@ -305,7 +301,6 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(scheduler: str, sentence:
     assert time.monotonic() - begun < 15
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("hidden", ["source", "image"])
 def test_a_worker_that_does_not_see_the_same_files_is_named_with_the_path(
     hidden: str, source: TiffStack, tmp_path: Path
@@ -330,7 +325,6 @@ def test_a_worker_that_does_not_see_the_same_files_is_named_with_the_path(
     assert_quiet(folder)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [

@@ -65,6 +65,7 @@ def test_nobody_starts_to_write_inside_a_fence_that_is_down(removed: bool, tmp_p
     assert not fence.writers()
 
 
+@pytest.mark.slow
 def test_a_writer_stops_when_its_owner_was_not_heard_of_for_long(tmp_path: Path) -> None:
     fence = replace(Fence.put_up(tmp_path / "image"), silence_s=1.5)
     with fence.inside(NAME) as check:
