@@ -16,8 +16,7 @@ def main() -> None:
     brain, sample = job.target.parents[1], job.target.name.removeprefix("sample-")
     command = [sys.executable, "-m", "nissl", "ingest", *map(str, job.files), "--into", str(brain), "--sample", sample]
     command += ["--suffix", "SPIM", "--pixel-size", "5", "1", "1", "--jobs", str(job.jobs)]
-    command += ["--zstd-level", str(job.zstd_level), "--chunk-edge", str(job.chunk_edge)]
-    command += ["--shard-edge", str(job.shard_edge)]
+    command += ["--chunk-edge", str(job.chunk_edge), "--shard-edge", str(job.shard_edge)]
     subprocess.run(command, check=True, stdout=sys.stderr)
     level0 = next(job.target.glob("sub-*/micr/*.ome.zarr/0"))
     answer(str(level0.relative_to(job.target)), "a committed DataLad dataset, content in the annex")
