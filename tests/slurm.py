@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "sinfo", "scontrol")
-_PATH = f"{os.environ['PATH']}{os.pathsep}/usr/sbin{os.pathsep}/sbin"  # where Debian has the daemons
 _CPUS = 16  # and memory, as little real
 _START_S = 60.0
 
@@ -57,9 +57,14 @@ class SlurmError(AssertionError):
     """Slurm did not start, or did not do what a test needs; the message ends with its logs."""
 
 
+def _path() -> str:
+    """Where programs are: those of this environment, which jobs run too, and the daemons where Debian has them."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin", "/sbin"])
+
+
 def missing_programs() -> list[str]:
     """What a Slurm of one node needs and this machine lacks."""
-    return [name for name in _PROGRAMS if shutil.which(name, path=_PATH) is None]
+    return [name for name in _PROGRAMS if shutil.which(name, path=_path()) is None]
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ def running_slurm() -> Iterator[Slurm]:
     # A short path: Unix sockets have names of at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        env = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "PATH": _PATH}
+        env = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "PATH": _path()}
         for variable in [variable for variable in env if variable.startswith("SLURM_") and variable != "SLURM_CONF"]:
             del env[variable]  # these tests may themselves run inside a job
         _configure(folder)
