@@ -16,6 +16,7 @@
     labelling    labels are put beside an image of a section
     planning     files, inodes and bytes of a brain before it exists (pure)
     check        what is wrong with a brain or a section; damaged shards repaired or set aside
+    check_documents  whether BIDS documents, records and the catalogue agree with the images
     locks        one writer at a time, and folders for work that a crash may leave behind
 
 Imported by `federation`, `hub` and the command line; imports `formats`, `nissl.amounts` and

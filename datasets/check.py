@@ -10,24 +10,28 @@ from __future__ import annotations
 import contextlib
 import enum
 import json
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from nissl.datasets import bids, tables
 from nissl.datasets.annex_keys import key_checksum
 from nissl.datasets.brain import open_brain
+from nissl.datasets.check_documents import (
+    bids_findings,
+    catalogue_findings,
+    description_findings,
+    read_table,
+    record_findings,
+)
 from nissl.datasets.git import GitError, annex, annex_records, git
-from nissl.datasets.names import SECTIONS, ImageName, NameFormError
+from nissl.datasets.names import SECTIONS
 from nissl.datasets.unfinished import Leftover, described, leftovers
 from nissl.errors import NisslError
 from nissl.formats.check import SAMPLE, Checked, Finding, Part, check_image, check_shard, identity_of
-from nissl.formats.image import NotAnImageError, open_image
+from nissl.formats.image import open_image
 from nissl.formats.repair import rebuilt
 from nissl.formats.shards import ANNEX_POINTER, sync_folder
 from nissl.formats.workers import available_cores
@@ -239,8 +243,8 @@ def _check_image(path: Path, sample: int | None, jobs: int | None, progress: Pro
 def _check_section(section: Path, full: bool, jobs: int | None, progress: Progress) -> Checked:
     checked = Checked(tuple(_git_findings(section, full)))
     images = sorted(section.glob("sub-*/micr/*.ome.zarr"))
-    checked += Checked(tuple(_bids_findings(section, "raw", images)))
-    checked += Checked(tuple(_record_findings(section, images)))
+    checked += Checked(tuple(bids_findings(section, "raw", images)))
+    checked += Checked(tuple(record_findings(section, images)))
     for folder in images:
         checked += _check_image(folder, None if full else SAMPLE, jobs, progress)
     return checked + _check_annex(section, full, progress)
@@ -248,8 +252,8 @@ def _check_section(section: Path, full: bool, jobs: int | None, progress: Progre
 
 def _check_brain(path: Path, full: bool, jobs: int | None, progress: Progress) -> Report:
     brain = open_brain(path)
-    findings = [*_git_findings(path, full), *_description_findings(path, "study")]
-    catalogue, unreadable = _table(path / "catalogue.tsv")
+    findings = [*_git_findings(path, full), *description_findings(path, "study")]
+    catalogue, unreadable = read_table(path / "catalogue.tsv")
     findings += unreadable
     checked = Checked(tuple(findings))
     away = []
@@ -268,7 +272,7 @@ def _check_brain(path: Path, full: bool, jobs: int | None, progress: Progress) -
             checked += Checked((Finding(section, None, problem, Part.DATASET, remedy),))
         checked += _check_section(section, full, jobs, progress)
         rows = [row for row in catalogue if row.get("section") == name]
-        checked += Checked(tuple(_catalogue_findings(path, section, rows)))
+        checked += Checked(tuple(catalogue_findings(path, section, rows)))
     for stranger in sorted((path / str(SECTIONS)).glob("*/.git")):
         if str(stranger.parent.relative_to(path)) not in recorded:
             problem = "is a dataset that the brain does not record"
@@ -359,100 +363,6 @@ def _git_findings(dataset: Path, full: bool) -> Iterator[Finding]:
             yield Finding(dataset, None, f"has a damaged git repository ({error})", Part.DATASET, remedy)
 
 
-def _description_findings(dataset: Path, kind: str) -> Iterator[Finding]:
-    path = dataset / "dataset_description.json"
-    document, findings = _json(path)
-    yield from findings
-    if not findings:
-        if document.get("DatasetType", "raw") != kind:
-            yield Finding(path, None, f"says DatasetType {document.get('DatasetType')!r}, not {kind!r}", Part.METADATA)
-        for key in ("Name", "BIDSVersion"):
-            if not document.get(key):
-                yield Finding(path, None, f"has no {key}", Part.METADATA)
-
-
-def _bids_findings(section: Path, kind: str, images: Sequence[Path]) -> Iterator[Finding]:
-    """BIDS documents and tables that are missing or contradict the images."""
-    yield from _description_findings(section, kind)
-    participants, unreadable = _table(section / "participants.tsv") if images else ([], [])
-    yield from unreadable
-    samples, unreadable = _table(section / "samples.tsv") if images else ([], [])
-    yield from unreadable
-    for folder in images:
-        try:
-            name = ImageName.parse(folder.name.removesuffix(".ome.zarr"))
-        except NameFormError as error:
-            yield Finding(folder, None, f"is not named as BIDS wants ({error})", Part.DATASET, "rename it")
-            continue
-        if f"sub-{name.subject}" not in {row.get("participant_id") for row in participants}:
-            yield Finding(section / "participants.tsv", None, f"has no row for sub-{name.subject}", Part.METADATA)
-        if f"sample-{name.sample}" not in {row.get("sample_id") for row in samples}:
-            yield Finding(section / "samples.tsv", None, f"has no row for sample-{name.sample}", Part.METADATA)
-        yield from _sidecar_findings(section, name)
-
-
-def _sidecar_findings(section: Path, name: ImageName) -> Iterator[Finding]:
-    path = section / name.sidecar
-    document, findings = _json(path)
-    yield from findings
-    if findings:
-        return
-    try:
-        with open_image(section / name.image) as image:
-            right = bids.sidecar(name, image.voxel_size_um)
-    except NotAnImageError:  # the image's own check says so
-        return
-    for key in ("PixelSize", "PixelSizeUnits"):
-        if not _alike(document.get(key), right[key]):
-            yield Finding(path, None, f"says {key} {document.get(key)}, but the image {right[key]}", Part.METADATA)
-
-
-def _record_findings(section: Path, images: Sequence[Path]) -> Iterator[Finding]:
-    """Provenance records without what they describe, and images without a record."""
-    recorded = {}
-    for path in sorted((section / "provenance").glob("*.json")):
-        with contextlib.suppress(NameFormError):  # a quality report, or the record of something else
-            recorded[path.stem] = ImageName.parse(path.stem)
-    for stem, name in recorded.items():
-        document, findings = _json(section / name.record)
-        yield from findings
-        if not findings and not {"command", "sources", "settings"} <= set(document):
-            yield Finding(section / name.record, None, "is no provenance record", Part.METADATA)
-        for output in (name.image, name.virtual, name.sidecar, name.quality):
-            if not (section / output).exists():
-                problem = f"is missing, but provenance/{stem}.json says that it was made"
-                yield Finding(section / output, None, problem, Part.METADATA)
-    for folder in images:
-        stem = folder.name.removesuffix(".ome.zarr")
-        if stem not in recorded:
-            yield Finding(section / "provenance" / f"{stem}.json", None, "is missing", Part.METADATA)
-
-
-def _catalogue_findings(brain: Path, section: Path, rows: Sequence[Mapping[str, str]]) -> Iterator[Finding]:
-    """Rows of the brain's catalogue that contradict the section's images, and images without a row."""
-    path = brain / "catalogue.tsv"
-    images = {str(folder.relative_to(section)): folder for folder in section.glob("sub-*/micr/*.ome.zarr")}
-    by_image = {row.get("image", ""): row for row in rows}
-    for name in sorted({*images, *by_image}):
-        if name not in by_image:
-            yield Finding(path, None, f"has no row for {section.name}/{name}", Part.METADATA)
-        elif name not in images:
-            yield Finding(path, None, f"has a row for {section.name}/{name}, which does not exist", Part.METADATA)
-        else:
-            with contextlib.suppress(NotAnImageError), open_image(images[name]) as image:
-                first, row = image.levels[0], by_image[name]
-                right = {
-                    "axes": "".join(image.axes),
-                    "shape": "x".join(map(str, first.shape)),
-                    "dtype": first.dtype.name,
-                    "levels": str(len(image.levels)),
-                }
-                for column, value in right.items():
-                    if row.get(column) != value:
-                        problem = f"says {column} {row.get(column)} of {section.name}/{name}, which has {value}"
-                        yield Finding(path, None, problem, Part.METADATA)
-
-
 def _kind(path: Path) -> str:
     """What lies at `path`. Raises CheckError where it is nothing that can be checked."""
     if not os.path.lexists(path):
@@ -522,34 +432,3 @@ def _put_back(dataset: Path, path: Path, whole: Path, known: AnnexedFile) -> Non
     # Now it is what git-annex expects: this tells its database, and git.
     annex(dataset, "fsck", "--quiet", "--", name)
     git(dataset, "add", "--", name)
-
-
-def _json(path: Path) -> tuple[dict[str, Any], list[Finding]]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(document, dict):
-            return document, []
-        problem = "is no JSON document with keys"
-    except FileNotFoundError:
-        problem = "is missing"
-    except (OSError, ValueError) as error:
-        problem = f"cannot be read ({error})"
-    return {}, [Finding(path, None, problem, Part.METADATA)]
-
-
-def _table(path: Path) -> tuple[list[dict[str, str]], list[Finding]]:
-    try:
-        return tables.parse(path.read_text(encoding="utf-8")), []
-    except FileNotFoundError:
-        problem = "is missing"
-    except (OSError, ValueError) as error:
-        problem = f"cannot be read ({error})"
-    return [], [Finding(path, None, problem, Part.METADATA)]
-
-
-def _alike(said: object, right: object) -> bool:
-    if isinstance(said, list) and isinstance(right, list):
-        return len(said) == len(right) and all(map(_alike, said, right))
-    if isinstance(said, int | float) and isinstance(right, int | float):
-        return math.isclose(said, right, rel_tol=1e-9)
-    return said == right
