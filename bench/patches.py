@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from bench.made_stack import make_stack
 from nissl.formats.build import build_image
-from nissl.formats.codec import ZstdCodec
+from nissl.formats.codec import Codec, ZstdCodec, parse_codec
 from nissl.formats.grid import Index
 from nissl.formats.image import open_image, shard_path
 from nissl.formats.image_plan import plan_image
@@ -253,11 +253,11 @@ class Runner:
         self._process.join()
 
 
-def write_files(work: Path, gigabytes: float, level: int) -> tuple[Path, Path, NDArray[np.uint16]]:
+def write_files(work: Path, gigabytes: float, level: int, codec: Codec | None) -> tuple[Path, Path, NDArray[np.uint16]]:
     """The image, the tiled TIFF, and the voxels of both."""
     files = make_stack(work / "tiff", gigabytes)
     source = open_tiff_stack(files)
-    plan = plan_image(source, "bench.ome.zarr", (5.0, 1.0, 1.0), codec=ZstdCodec(level))
+    plan = plan_image(source, "bench.ome.zarr", (5.0, 1.0, 1.0), codec=codec or ZstdCodec(level))
     image = work / "bench.ome.zarr"
     build_image(source, image, plan, crew=LocalCrew())
     voxels = np.stack([tifffile.imread(file) for file in files])
@@ -292,6 +292,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gb", type=float, default=1.0, help="size of the stack, uncompressed")
     parser.add_argument("--level", type=int, default=3, help="zstd level")
+    parser.add_argument("--compression", help="of the shard, where it is another than zstd, as nissl ingest takes it")
     parser.add_argument("--edge", type=int, default=512, help="of a patch, in voxels")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--patches", type=int, default=256, help="per round and reader")
@@ -301,10 +302,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     options = parser.parse_args()
 
+    codec = parse_codec(options.compression) if options.compression else None
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        image, tiff, voxels = write_files(Path(name), options.gb, options.level)
-        print(f"{len(voxels)} planes of {voxels.shape[2]} x {voxels.shape[1]} uint16, zstd {options.level}")
+        image, tiff, voxels = write_files(Path(name), options.gb, options.level, codec)
+        print(
+            f"{len(voxels)} planes of {voxels.shape[2]} x {voxels.shape[1]} uint16, zstd {options.level}, shard {options.compression or 'too'}"
+        )
         print(f"patches of {options.edge} x {options.edge}, {options.patches} a round, {options.rounds} rounds")
         seed = 1
         plan = random(options.rounds * options.patches, seed)
