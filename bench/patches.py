@@ -306,9 +306,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         image, tiff, voxels = write_files(Path(name), options.gb, options.level, codec)
-        print(
-            f"{len(voxels)} planes of {voxels.shape[2]} x {voxels.shape[1]} uint16, zstd {options.level}, shard {options.compression or 'too'}"
-        )
+        kept = options.compression or f"zstd {options.level}"
+        _, height, width = voxels.shape
+        print(f"{len(voxels)} planes of {width} x {height} uint16, shard {kept}, TIFF zstd {options.level}")
         print(f"patches of {options.edge} x {options.edge}, {options.patches} a round, {options.rounds} rounds")
         seed = 1
         plan = random(options.rounds * options.patches, seed)
