@@ -404,6 +404,7 @@ def test_brain_create_on_a_full_disk_leaves_nothing(small_disk: Path) -> None:
     assert [path.name for path in small_disk.iterdir()] == ["ballast"]
 
 
+@pytest.mark.slow
 def test_an_image_is_compressed_as_ordered_also_by_the_option_of_older_versions(
     empty_brain: Brain, tmp_path: Path
 ) -> None:

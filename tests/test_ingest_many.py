@@ -66,6 +66,7 @@ def voxels_of(brain: Brain, sample: str) -> np.ndarray[Any, Any]:
         return level.read(Box((0,) * len(level.shape), level.shape))
 
 
+@pytest.mark.slow
 def test_a_folder_becomes_its_sections_and_the_same_command_again_changes_nothing(
     empty_brain: Brain, tmp_path: Path
 ) -> None:

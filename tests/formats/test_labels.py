@@ -298,6 +298,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("voxel_size_um", [PLANES_UM, VOLUME_UM])
 def test_memory_does_not_grow_with_the_volume(voxel_size_um: tuple[float, float, float], tmp_path: Path) -> None:
     # 1 GB of voxels that take no room, in one region: regions in further processes take as much again.

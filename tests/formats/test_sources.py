@@ -301,6 +301,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["npy", "hdf5", "zarr"])
 def test_memory_does_not_grow_with_the_source(kind: str, tmp_path: Path) -> None:
     # 1 GB of voxels that take no room, in one region; of deep chunks 540 MB are decoded before the first plane is done.

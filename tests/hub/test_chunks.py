@@ -305,6 +305,7 @@ def test_concurrent_readers_get_their_own_chunks(hub: VersionedHub) -> None:
     assert all(body == expected[which] for which, body in zip(wanted, bodies, strict=True))
 
 
+@pytest.mark.slow
 def test_a_private_hub_shows_chunks_only_with_a_token_for_their_dataset(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

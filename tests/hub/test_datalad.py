@@ -237,6 +237,7 @@ def test_a_fetch_with_a_long_history_of_its_own_is_understood(public_hub: Runnin
     assert "theirs" in run("git", "log", "--format=%s", "origin/news", cwd=clone)
 
 
+@pytest.mark.slow
 def test_a_killed_hub_leaves_no_process_and_loses_nothing(public_hub: RunningHub, tmp_path: Path) -> None:
     doomed = create_hub(tmp_path / "hub", "Doomed")
     add_dataset(doomed, public_hub.section, "sample", sibling="doomed")
