@@ -11,12 +11,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from nissl.formats.shards import ANNEX_POINTER, LONGEST_ANNEX_POINTER
+
 _KEY = re.compile(r"(?P<backend>[A-Z0-9_]+)(?P<fields>(?:-[a-zA-Z][0-9]+)*)--(?P<name>[^/\0\n]+)")
 _SIZE = re.compile(r"-s([0-9]+)")
-_POINTER = re.compile(rb"/annex/objects/([^/\n]+)(?:\n|$)")
-
-LONGEST_POINTER = 32 * 1024
-"""Bytes of the longest pointer file that git-annex knows as one."""
+_POINTER = re.compile(re.escape(ANNEX_POINTER) + rb"([^/\n]+)(?:\n|$)")
 
 
 class Hash(Protocol):
@@ -66,7 +65,7 @@ def key_checksum(key: str) -> tuple[Hash, str] | None:
 
 def key_of_pointer(content: bytes) -> str | None:
     """The key that the content of an unlocked file names where it is a pointer; None where it is not."""
-    found = _POINTER.match(content) if len(content) <= LONGEST_POINTER else None
+    found = _POINTER.match(content) if len(content) <= LONGEST_ANNEX_POINTER else None
     key = found[1].decode(errors="surrogateescape") if found else ""
     return key if is_key(key) else None
 

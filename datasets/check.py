@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from nissl.datasets.annex_keys import key_checksum
+from nissl.datasets.annex_keys import key_checksum, key_of_pointer
 from nissl.datasets.brain import open_brain
 from nissl.datasets.check_documents import (
     bids_findings,
@@ -317,7 +317,7 @@ def _annex_problem(file: AnnexedFile, full: bool) -> str | None:
     with file.path.open("rb") as opened:
         head = opened.read(1000)
     if head.startswith(ANNEX_POINTER):
-        if head.decode("utf-8", "replace").splitlines()[0].rpartition("/")[2] != file.key:
+        if key_of_pointer(head) != file.key:
             return f"points to another key than git's index, which is {file.key}"
         return "is still a pointer, though the annex has its content" if here else None
     problem = _content_problem(file.path, file, full)

@@ -32,7 +32,7 @@ from nissl.datasets.section import (
     read_record,
     tidy,
 )
-from nissl.datasets.sources import SourceFile, changes, checksum, stamp, total_bytes
+from nissl.datasets.sources import SourceFile, changes, checksum, stamp
 from nissl.datasets.unfinished import discard, unfinished
 from nissl.errors import NisslError, NoSpaceError
 from nissl.formats.build import BUILDER_VERSION, build_image
@@ -155,7 +155,7 @@ def ingest(
     with occupying(place, partial(progress, "wait", 0, 1)):
         known: tuple[SourceFile, ...] | None = None
         if _has_image(brain, order):
-            known = _checksum(source, progress)
+            known = _checksum(stamps, progress)
             if not _is_news(brain, order, known, replace):
                 discard(place)
                 return _finish(brain, order, "unchanged")
@@ -277,10 +277,10 @@ class _Counter:
         self._progress(self._stage, self._total, self._total)
 
 
-def _checksum(source: PlaneSource, progress: Progress) -> tuple[SourceFile, ...]:
-    counter = _Counter("check", total_bytes(source.files), progress)
+def _checksum(stamps: dict[Path, tuple[int, int]], progress: Progress) -> tuple[SourceFile, ...]:
+    counter = _Counter("check", sum(size for size, _ in stamps.values()), progress)
     counter.add(0)
-    return checksum(source.files, counter.add)
+    return checksum(list(stamps), counter.add)
 
 
 def _difference(section: Path, order: Order, now: tuple[SourceFile, ...]) -> str | None:

@@ -60,6 +60,9 @@ _WRITE_BACK_BYTES = 32 << 20
 ANNEX_POINTER = b"/annex/objects/"
 """How what git-annex leaves in the place of an unlocked file begins, where its content is elsewhere."""
 
+LONGEST_ANNEX_POINTER = 32 << 10
+"""Bytes of the largest file that git-annex takes for a pointer."""
+
 
 class AbsentShardError(NisslError):
     """A shard that the dataset knows is not on this machine. Its voxels are unknown, not zero."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nissl.formats.arrays import array_source, datasets_in
 from nissl.formats.pixel_size import PixelSize, from_ome_zarr
-from nissl.formats.shards import ANNEX_POINTER
+from nissl.formats.shards import ANNEX_POINTER, LONGEST_ANNEX_POINTER
 from nissl.formats.stack import PlaneSource, Reading, StackError, leave_out
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 _DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
-
-_POINTER_BYTES = 32 << 10  # git-annex takes no larger file for a pointer
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def require_present(folder: Path) -> None:
             ) from None
         if not size and not file.name.startswith("."):
             raise StackError(f"{file} is empty: copy or write it again; Zarr would read fill value")
-        if size <= _POINTER_BYTES:
+        if size <= LONGEST_ANNEX_POINTER:
             with file.open("rb") as stream:
                 if stream.read(len(ANNEX_POINTER)) == ANNEX_POINTER:
                     raise StackError(

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pygit2
 
-from nissl.datasets.annex_keys import LONGEST_POINTER, is_key, key_of_link, key_of_pointer, key_size
+from nissl.datasets.annex_keys import is_key, key_of_link, key_of_pointer, key_size
+from nissl.formats.shards import LONGEST_ANNEX_POINTER
 from nissl.hub.address import Address, AddressError, UnknownError
 from nissl.hub.dates import commit_at, parse_dated
 from nissl.hub.root import HubRoot
@@ -259,7 +260,7 @@ def _content(hub: HubRoot, address: Address, here: pygit2.Object, mode: pygit2.e
 
 def _annex_key(blob: pygit2.Blob, mode: pygit2.enums.FileMode) -> str | None:
     """The key that a pointer file (unlocked) or a link into the annex (locked) names."""
-    if blob.size > LONGEST_POINTER:
+    if blob.size > LONGEST_ANNEX_POINTER:
         return None
     if mode == pygit2.enums.FileMode.LINK:
         return key_of_link(blob.data.decode(errors="surrogateescape"))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import PIL.Image
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from tests.hub.client import ask
 from tests.hub.conftest import serving
@@ -24,22 +23,7 @@ from tests.hub.conftest import serving
 pytestmark = pytest.mark.slow
 
 ARTEFACTS = Path(__file__).resolve().parents[1] / "test-artefacts"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-HEADLESS = (
-    *("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
-    *("--ignore-gpu-blocklist", "--disable-quic", "--disable-background-networking"),
-)
 YELLOW = (255, 255, 0)  # Neuroglancer draws an image's bounds in it
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: install Debian's package `chromium`")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(HEADLESS))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tifffile
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from nissl.datasets.brain import create_brain
 from nissl.datasets.ingest import Order, ingest
@@ -28,7 +28,6 @@ from nissl.hub.root import create_hub
 from tests.hub.client import ask
 from tests.hub.conftest import IMAGE, SECTION, RunningHub, serving
 from tests.hub.versions import VersionedHub
-from tests.test_end_to_end import CHROMIUM, HEADLESS
 
 pytestmark = pytest.mark.slow
 
@@ -38,16 +37,6 @@ void main() {
   if (float(toRaw(getDataValue())) == 0.0) { emitRGB(vec3(1.0, 0.0, 0.0)); } else { emitRGB(vec3(0.0, 1.0, 0.0)); }
 }
 """
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: install Debian's package `chromium`")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(HEADLESS))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
