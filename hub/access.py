@@ -16,7 +16,9 @@ from aiohttp import web
 
 from nissl.federation.access import Action, Grant, decide
 from nissl.federation.tokens import TokenError, read_token
+from nissl.hub.address import Address, parse_address
 from nissl.hub.site import HUB, PUBLIC
+from nissl.hub.versions import Found, find
 
 _MOST_VERIFIED = 10_000
 
@@ -105,6 +107,22 @@ def authorize_listing(request: web.Request) -> None:
     """Whoever has no token sees nothing of a hub that is not public, not even which names exist."""
     if not request.app[PUBLIC] and who(request) is None:
         raise _challenge(request, "a token is needed: ask the hub's operator for one (`nissl hub token`)")
+
+
+def readable_address(request: web.Request, raw: str) -> Address:
+    """What `raw`, a URL's path behind the surface's name, says, for somebody who may read the dataset in it."""
+    authorize_listing(request)
+    address = parse_address(raw, request.app[HUB].has)
+    authorize(request, Action.READ, address.dataset)
+    return address
+
+
+def find_readable(request: web.Request, address: Address) -> Found:
+    """What lies at a `readable_address`; in a section that is reached through its brain, if that may be read too."""
+    found = find(request.app[HUB], address)
+    if found.address.dataset != address.dataset:
+        authorize(request, Action.READ, found.address.dataset)
+    return found
 
 
 def _challenge(request: web.Request, why: str) -> web.HTTPUnauthorized:

@@ -23,8 +23,8 @@ from nissl.federation.access import Action
 from nissl.formats.grid import Index
 from nissl.formats.served_shard import ServedShard
 from nissl.formats.shards import AbsentShardError, DamagedShardError
-from nissl.hub.access import authorize, authorize_listing
-from nissl.hub.address import Address, AddressError, UnknownError, parse_address
+from nissl.hub.access import authorize, authorize_listing, find_readable, readable_address
+from nissl.hub.address import AddressError, UnknownError
 from nissl.hub.answers import matches, send_bytes, unavailable, version_headers
 from nissl.hub.levels import Level, Levels, Place, StoredShard, UnavailableError, zarr_document
 from nissl.hub.listing import folder_answer
@@ -69,18 +69,10 @@ async def _handle(request: web.Request) -> web.StreamResponse:
     return await asyncio.to_thread(_send_node, request, raw)
 
 
-def _address(request: web.Request, raw: str) -> Address:
-    """What `raw` names, for somebody who may read the dataset in it."""
-    authorize_listing(request)
-    address = parse_address(raw, request.app[HUB].has)
-    authorize(request, Action.READ, address.dataset)
-    return address
-
-
 def _resolve(request: web.Request, raw: str) -> Place | None:
     """The array in the folder `raw`, None where a folder lies there that is no array."""
     try:
-        address = _address(request, raw)
+        address = readable_address(request, raw)
         place = request.app[LEVELS].resolve(raw, address)
         if place is None:
             find(request.app[HUB], address)
@@ -93,15 +85,13 @@ def _send_node(request: web.Request, raw: str) -> web.Response:
     """A `zarr.json`, or a folder's entries."""
     hub = request.app[HUB]
     folder = raw.removesuffix(_DOCUMENT)
-    address = _address(request, folder)
-    found = find(hub, address)
-    if found.address.dataset != address.dataset:
-        authorize(request, Action.READ, found.address.dataset)
+    address = readable_address(request, folder)
+    found = find_readable(request, address)
     if folder != raw:
         document = zarr_document(hub, address)
         return send_bytes(request, document.content, {**document.headers, "Content-Type": "application/json"})
     array, _, name = raw.rpartition("/")
-    if name == "c" and request.app[LEVELS].resolve(array, _address(request, array)) is not None:
+    if name == "c" and request.app[LEVELS].resolve(array, readable_address(request, array)) is not None:
         raise UnknownError(f"the chunks of {address.path.removesuffix('/c')} are not listed: ask for c/0/0/0 and so on")
     if not isinstance(found.content, Folder):
         raise UnknownError(f"{address.path!r} is no part of a Zarr image: read it below /data/")

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from aiohttp import hdrs, web
 
-from nissl.federation.access import Action
-from nissl.hub.access import authorize, authorize_listing
-from nissl.hub.address import Address, parse_address
+from nissl.hub.access import find_readable, readable_address
+from nissl.hub.address import Address
 from nissl.hub.answers import send_bytes, send_file, unavailable, version_headers
 from nissl.hub.listing import folder_answer
-from nissl.hub.site import HUB
-from nissl.hub.versions import Blob, Folder, Found, absent, find
+from nissl.hub.versions import Blob, Folder, Found, absent
 
 SURFACE = "/data/"
 
@@ -32,15 +30,8 @@ def add_routes(app: web.Application) -> None:
 
 def locate(request: web.Request, surface: str = SURFACE) -> Found:
     """What the request's URL names below `surface`, for somebody who may read it."""
-    authorize_listing(request)
-    hub = request.app[HUB]
     raw = request.raw_path.partition("?")[0].removeprefix(surface)
-    address = parse_address(raw, hub.has)
-    authorize(request, Action.READ, address.dataset)
-    found = find(hub, address)
-    if found.address.dataset != address.dataset:  # a section, reached through its brain
-        authorize(request, Action.READ, found.address.dataset)
-    return found
+    return find_readable(request, readable_address(request, raw))
 
 
 async def _handle(request: web.Request) -> web.StreamResponse:
